@@ -1,0 +1,1 @@
+"""hiddenstate: next words and sentence vectors from a hiddenstate server."""

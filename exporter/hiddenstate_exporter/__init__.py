@@ -1,0 +1,1 @@
+"""Trains recurrent models in PyTorch and publishes them as ONNX bundles."""

@@ -1,0 +1,1 @@
+"""The hiddenstate server: recurrent models on ONNX Runtime behind gRPC."""

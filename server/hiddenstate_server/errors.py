@@ -1,0 +1,66 @@
+"""Errors of the server. Only `interceptor.py` turns one into a gRPC status.
+
+ServingError                   has a `code`; its message tells the caller what to change
+|- InvalidRequestError         INVALID_ARGUMENT     a field is wrong
+|- ModelNotFoundError          NOT_FOUND            no model of that name, version or kind
+|- OverloadedError             RESOURCE_EXHAUSTED   the queue is full; later may work
+|- ShuttingDownError           UNAVAILABLE          the server drains; another replica may answer
+|- DeadlineError               DEADLINE_EXCEEDED    the caller's deadline passed while the request waited
+'- ModelFailedError            INTERNAL             the model could not be run
+BundleError(ValueError)        a model folder is not what it says; raised while loading, never on a call
+ConfigError(ValueError)        a setting is wrong; raised at start
+"""
+
+from typing import ClassVar
+
+import grpc
+
+
+class ServingError(Exception):
+    """A call failed for a reason that its caller may know."""
+
+    code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+
+
+class InvalidRequestError(ServingError):
+    """A field of the request is wrong; the message names the field."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class ModelNotFoundError(ServingError):
+    """No model of that name, version or kind is served."""
+
+    code = grpc.StatusCode.NOT_FOUND
+
+
+class OverloadedError(ServingError):
+    """The queue is full."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class ShuttingDownError(ServingError):
+    """The server is draining and takes no new work."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineError(ServingError):
+    """The caller's deadline passed before the request was computed."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class ModelFailedError(ServingError):
+    """The model could not be run; the log has the details."""
+
+    code = grpc.StatusCode.INTERNAL
+
+
+class BundleError(ValueError):
+    """A model bundle is incomplete, damaged or contradicts itself."""
+
+
+class ConfigError(ValueError):
+    """A setting is wrong; the message names its flag."""
