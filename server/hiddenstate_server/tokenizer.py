@@ -1,0 +1,85 @@
+"""Text to token ids and back, with Hugging Face `tokenizers`."""
+
+import bisect
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+from hiddenstate_server.errors import BundleError
+
+TokenArray = NDArray[np.int64]
+
+
+class Tokenizer:
+    """A model's tokenizer. Thread-safe."""
+
+    def __init__(self, tokenizer: HuggingFaceTokenizer) -> None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer = tokenizer
+        self.words = _words(tokenizer)
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Tokenizer":
+        """Loads a `tokenizer.json`.
+
+        Raises:
+            BundleError: the file is not a tokenizer.
+        """
+        try:
+            return cls(HuggingFaceTokenizer.from_file(str(path)))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise BundleError(f"{path}: is not a tokenizer file: {error}") from None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return len(self.words)
+
+    def encode(self, text: str) -> TokenArray:
+        """Returns the token ids of a text, [seq]."""
+        return np.array(self._tokenizer.encode(text).ids, dtype=np.int64)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the token ids of each text; lets other threads run meanwhile."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+
+class WordIndex:
+    """The words that may be candidates, sorted, so that those with a common beginning are neighbours."""
+
+    def __init__(self, words: Sequence[str], special_token_ids: Iterable[int]) -> None:
+        special = frozenset(special_token_ids)
+        self._sorted = sorted(word for token_id, word in enumerate(words) if token_id not in special)
+
+    def rank_range(self, prefix: str) -> tuple[int, int]:
+        """Returns the ranks low..high-1 of the words that begin with `prefix`; equal if there are none."""
+
+        def beginning(word: str) -> str:
+            return word[: len(prefix)]
+
+        low = bisect.bisect_left(self._sorted, prefix, key=beginning)
+        return low, bisect.bisect_right(self._sorted, prefix, lo=low, key=beginning)
+
+
+def word_ranks(words: Sequence[str], special_token_ids: Iterable[int]) -> TokenArray:
+    """Returns each token's rank [vocab_size] among all words sorted by code point, ties by id; -1 for special tokens.
+
+    The exporter puts it into the head graph; `WordIndex` counts the same way.
+    """
+    special = frozenset(special_token_ids)
+    order = sorted((word, token_id) for token_id, word in enumerate(words) if token_id not in special)
+    ranks = np.full(len(words), -1, dtype=np.int64)
+    ranks[[token_id for _, token_id in order]] = np.arange(len(order))
+    return ranks
+
+
+def _words(tokenizer: HuggingFaceTokenizer) -> list[str]:
+    """Lists the word of each token id; ids must be dense."""
+    vocabulary = {token_id: word for word, token_id in tokenizer.get_vocab(with_added_tokens=True).items()}
+    if sorted(vocabulary) != list(range(len(vocabulary))):
+        raise BundleError(f"token ids are not 0..{len(vocabulary) - 1}")
+    return [vocabulary[token_id] for token_id in range(len(vocabulary))]
