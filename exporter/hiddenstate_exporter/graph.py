@@ -1,0 +1,66 @@
+"""Writes the ONNX graphs of a bundle and their weights, without PyTorch.
+
+`hiddenstate_server.bundle` says what each graph takes and gives. Weights are plain arrays named as in the PyTorch
+state_dict of `language_model.LanguageModel` and `sentence_encoder.SentenceEncoder`:
+
+    language_model     embedding.weight, rnn.*, projection.* (if it has one), decoder.*
+    sentence_encoder   embedding.weight, rnn.*, projection.*
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from hiddenstate_exporter.graph_builder import GraphBuilder
+from hiddenstate_exporter.language_model_graph import head_graph, recurrent_graph
+from hiddenstate_exporter.sentence_encoder_graph import Pooling, encoder_graph
+from hiddenstate_exporter.weights import StoredDtype, Weights, WeightsFile, round_weights
+
+
+def write_language_model_graphs(
+    folder: Path, weights: Weights, token_ranks: NDArray[np.int64], *, dtype: StoredDtype = "float16"
+) -> dict[str, str]:
+    """Writes `recurrent.onnx`, `head.onnx` and `weights.bin` into a folder.
+
+    Args:
+        folder: An existing folder.
+        weights: The model's weights.
+        token_ranks: [vocab_size], each token's place among the candidate words (`tokenizer.word_ranks`); negative
+            for tokens that are never candidates.
+        dtype: What weights are stored in; the graphs compute in float32.
+
+    Returns:
+        The files' names by graph, as `bundle.Variant` has them.
+
+    Raises:
+        WeightsError: a tensor is missing, has a wrong shape or cannot be stored.
+        OSError: a file cannot be written.
+    """
+    weights, file = round_weights(weights, dtype), WeightsFile()
+    models = {
+        "recurrent": recurrent_graph(GraphBuilder("recurrent", file, dtype), weights),
+        "head": head_graph(GraphBuilder("head", file, dtype), weights, token_ranks),
+    }
+    return _write(folder, models, file)
+
+
+def write_sentence_encoder_graphs(
+    folder: Path, weights: Weights, *, pooling: Pooling, normalized: bool, dtype: StoredDtype = "float16"
+) -> dict[str, str]:
+    """Writes `encoder.onnx` and `weights.bin` into a folder; otherwise like `write_language_model_graphs`."""
+    weights, file = round_weights(weights, dtype), WeightsFile()
+    model = encoder_graph(GraphBuilder("encoder", file, dtype), weights, pooling=pooling, normalized=normalized)
+    return _write(folder, {"encoder": model}, file)
+
+
+def _write(folder: Path, models: Mapping[str, onnx.ModelProto], weights: WeightsFile) -> dict[str, str]:
+    weights.write(folder)
+    files = {name: f"{name}.onnx" for name in models}
+    for name, model in models.items():
+        path = folder / files[name]
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        onnx.checker.check_model(str(path), full_check=True)
+    return files

@@ -1,0 +1,94 @@
+"""Weights of a model as plain arrays, and the one file that all graphs of a bundle read them from."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+WEIGHTS_FILE = "weights.bin"
+ALIGNMENT = 64  # bytes; a cache line, so that a mapped tensor starts on one
+
+StoredDtype = Literal["float32", "float16"]
+Weights = Mapping[str, NDArray[np.float32]]  # named as in the model's PyTorch state_dict
+
+
+class WeightsError(ValueError):
+    """A tensor is missing, has a wrong shape or holds values that cannot be stored."""
+
+
+class WeightsFile:
+    """Collects tensors for `weights.bin` (ONNX external data); a tensor met twice is stored once.
+
+    Tensors keep the order in which they were first added, so equal models give equal bytes.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._offsets: dict[bytes, int] = {}
+
+    def add(self, name: str, array: NDArray[Any]) -> onnx.TensorProto:
+        """Stores an array as it is and returns the tensor that refers to it."""
+        data = np.ascontiguousarray(array).tobytes()
+        tensor = onnx.TensorProto(
+            name=name,
+            data_type=onnx.helper.np_dtype_to_tensor_dtype(array.dtype),
+            dims=array.shape,
+            data_location=onnx.TensorProto.EXTERNAL,
+        )
+        place = {"location": WEIGHTS_FILE, "offset": str(self._offset(data)), "length": str(len(data))}
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=value)
+        return tensor
+
+    def write(self, folder: Path) -> None:
+        """Writes `weights.bin` into a folder."""
+        (folder / WEIGHTS_FILE).write_bytes(b"".join(self._chunks))
+
+    def _offset(self, data: bytes) -> int:
+        digest = hashlib.sha256(data).digest()
+        if digest not in self._offsets:
+            self._offsets[digest] = self._size
+            padded = data + bytes(-len(data) % ALIGNMENT)
+            self._chunks.append(padded)
+            self._size += len(padded)
+        return self._offsets[digest]
+
+
+def tensor(weights: Weights, name: str, shape: tuple[int | None, ...]) -> NDArray[np.float32]:
+    """Returns a tensor whose shape is as expected; None stands for any size.
+
+    Raises:
+        WeightsError: it is missing or has another shape.
+    """
+    if name not in weights:
+        raise WeightsError(f"tensor {name!r} is missing")
+    array = weights[name]
+    if len(array.shape) != len(shape) or any(
+        want not in (None, size) for size, want in zip(array.shape, shape, strict=True)
+    ):
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise WeightsError(f"tensor {name!r} has shape {list(array.shape)}, expected [{wanted}]")
+    return array
+
+
+def round_weights(weights: Weights, dtype: StoredDtype) -> dict[str, NDArray[np.float32]]:
+    """Returns the weights as they come back after being stored in `dtype`.
+
+    Raises:
+        WeightsError: a tensor holds values that are not finite, or too large for `dtype`.
+    """
+    return {name: _round(name, array, dtype) for name, array in weights.items()}
+
+
+def _round(name: str, array: NDArray[np.float32], dtype: StoredDtype) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        rounded = array.astype(dtype).astype(np.float32)
+    if not np.isfinite(rounded).all():
+        reason = f"too large for {dtype}" if np.isfinite(array).all() else "not finite"
+        raise WeightsError(f"tensor {name!r} holds values that are {reason}")
+    return rounded

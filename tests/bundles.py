@@ -1,0 +1,215 @@
+"""Tiny but complete model bundles for tests, made from a seed in well under a second and without PyTorch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+
+from hiddenstate_exporter.graph import write_language_model_graphs, write_sentence_encoder_graphs
+from hiddenstate_exporter.graph_builder import OPSET
+from hiddenstate_exporter.sentence_encoder_graph import Pooling
+from hiddenstate_exporter.weights import StoredDtype
+from hiddenstate_server.bundle import (
+    CARD_FILE,
+    SCHEMA_VERSION,
+    TOKENIZER_FILE,
+    Architecture,
+    Bundle,
+    LanguageModelSpec,
+    Parity,
+    SentenceEncoderSpec,
+    Training,
+    Variant,
+    write_bundle,
+)
+from hiddenstate_server.tokenizer import word_ranks
+
+EOS, UNK = "<eos>", "<unk>"
+SPECIALS = (EOS, UNK)  # ids 0 and 1
+
+# Many of these begin alike (the, then, there, they; can, cannot, car), and some differ only in case.
+_WORDS = """
+    the then there they this that those a an and are as at be been but by can cannot car for from had has have he her
+    his I in is it it's like new no not of on one or our she so some thank thanks time to up was we well-known were
+    what when which who will with word would you The They I'd . , ? ! ; "
+"""
+WORDS = tuple(_WORDS.split())
+
+_TRAINING = Training(data="random numbers from a seed", command="tests", seconds=0.0, epochs=0.0)
+_PARITY = Parity(tolerance=1e-4, worst=0.0, cases=1, provider="CPUExecutionProvider")
+
+Weights = dict[str, NDArray[np.float32]]
+
+
+def language_model_bundle(
+    folder: Path,
+    *,
+    name: str = "tiny-lm",
+    version: str = "1",
+    words: Sequence[str] = WORDS,
+    hidden_size: int = 16,
+    embedding_size: int = 8,
+    num_layers: int = 2,
+    seed: int = 0,
+    dtype: StoredDtype = "float16",
+) -> Path:
+    """Writes a language model to `folder/name/version` and returns that path."""
+    target = _new_folder(folder, name, version)
+    vocabulary = [*SPECIALS, *words]
+    _word_tokenizer(vocabulary).save(str(target / TOKENIZER_FILE))
+    weights = language_model_weights(len(vocabulary), hidden_size, embedding_size, num_layers, seed)
+    ranks = word_ranks(vocabulary, range(len(SPECIALS)))
+    graphs = write_language_model_graphs(target, weights, ranks, dtype=dtype)
+    bundle = Bundle(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        version=version,
+        kind="language_model",
+        architecture=Architecture(
+            cell="lstm",
+            num_layers=num_layers,
+            hidden_size=hidden_size,
+            embedding_size=embedding_size,
+            bidirectional=False,
+            tied_embeddings=True,
+        ),
+        vocab_size=len(vocabulary),
+        parameters=_count(weights, without="decoder.weight"),
+        dtype=dtype,
+        opset=OPSET,
+        variants={"float32": Variant(graphs=graphs, parity=_PARITY)},
+        language_model=LanguageModelSpec(
+            state_size=2 * num_layers * hidden_size,
+            output_offset=2 * (num_layers - 1) * hidden_size,
+            output_size=hidden_size,
+            bos_token_id=vocabulary.index(EOS),
+            eos_token_id=vocabulary.index(EOS),
+            unk_token_id=vocabulary.index(UNK),
+            special_token_ids=tuple(range(len(SPECIALS))),
+        ),
+        training=_TRAINING,
+        metrics={"perplexity": float(len(vocabulary))},
+        license="Apache-2.0",
+    )
+    return _finish(bundle, target)
+
+
+def sentence_encoder_bundle(
+    folder: Path,
+    *,
+    name: str = "tiny-encoder",
+    version: str = "1",
+    words: Sequence[str] = WORDS,
+    hidden_size: int = 10,
+    embedding_size: int = 8,
+    num_layers: int = 1,
+    dimension: int = 12,
+    pooling: Pooling = "mean",
+    normalized: bool = True,
+    max_seq_length: int = 64,
+    seed: int = 0,
+    dtype: StoredDtype = "float16",
+) -> Path:
+    """Writes a sentence encoder to `folder/name/version` and returns that path."""
+    target = _new_folder(folder, name, version)
+    vocabulary = [*SPECIALS, *words]
+    _word_tokenizer(vocabulary).save(str(target / TOKENIZER_FILE))
+    weights = sentence_encoder_weights(len(vocabulary), hidden_size, embedding_size, num_layers, dimension, seed)
+    graphs = write_sentence_encoder_graphs(target, weights, pooling=pooling, normalized=normalized, dtype=dtype)
+    bundle = Bundle(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        version=version,
+        kind="sentence_encoder",
+        architecture=Architecture(
+            cell="lstm",
+            num_layers=num_layers,
+            hidden_size=hidden_size,
+            embedding_size=embedding_size,
+            bidirectional=True,
+            pooling=pooling,
+        ),
+        vocab_size=len(vocabulary),
+        parameters=_count(weights),
+        dtype=dtype,
+        opset=OPSET,
+        variants={"float32": Variant(graphs=graphs, parity=_PARITY)},
+        sentence_encoder=SentenceEncoderSpec(dimension=dimension, max_seq_length=max_seq_length, normalized=normalized),
+        training=_TRAINING,
+        metrics={"spearman": 0.0},
+        license="Apache-2.0",
+    )
+    return _finish(bundle, target)
+
+
+def language_model_weights(
+    vocab_size: int, hidden_size: int, embedding_size: int, num_layers: int, seed: int
+) -> Weights:
+    """Draws weights, named as in a PyTorch state_dict, that keep candidates well apart and make the past matter."""
+    rng = np.random.default_rng(seed)
+    weights = {"embedding.weight": _draw(rng, 1.5, vocab_size, embedding_size)}
+    weights |= _lstm_weights(rng, embedding_size, hidden_size, num_layers, bidirectional=False)
+    if hidden_size != embedding_size:
+        weights |= _linear_weights(rng, "projection", 0.7, embedding_size, hidden_size)
+    weights |= _linear_weights(rng, "decoder", 1.0, vocab_size, embedding_size)
+    return weights | {"decoder.weight": weights["embedding.weight"]}
+
+
+def sentence_encoder_weights(
+    vocab_size: int, hidden_size: int, embedding_size: int, num_layers: int, dimension: int, seed: int
+) -> Weights:
+    """Draws weights, named as in a PyTorch state_dict."""
+    rng = np.random.default_rng(seed)
+    weights = {"embedding.weight": _draw(rng, 1.5, vocab_size, embedding_size)}
+    weights |= _lstm_weights(rng, embedding_size, hidden_size, num_layers, bidirectional=True)
+    return weights | _linear_weights(rng, "projection", 1.0, dimension, 2 * hidden_size)
+
+
+def _lstm_weights(
+    rng: np.random.Generator, input_size: int, hidden_size: int, num_layers: int, *, bidirectional: bool
+) -> Weights:
+    weights, gates = {}, 4 * hidden_size
+    for layer in range(num_layers):
+        width = hidden_size * (1 + bidirectional) if layer else input_size
+        for suffix in ("", "_reverse")[: 1 + bidirectional]:
+            weights[f"rnn.weight_ih_l{layer}{suffix}"] = _draw(rng, 1.0, gates, width)
+            weights[f"rnn.weight_hh_l{layer}{suffix}"] = _draw(rng, 0.7, gates, hidden_size)
+            weights[f"rnn.bias_ih_l{layer}{suffix}"] = _draw(rng, 0.2, gates)
+            weights[f"rnn.bias_hh_l{layer}{suffix}"] = _draw(rng, 0.2, gates)
+    return weights
+
+
+def _linear_weights(rng: np.random.Generator, name: str, scale: float, rows: int, columns: int) -> Weights:
+    return {f"{name}.weight": _draw(rng, scale, rows, columns), f"{name}.bias": _draw(rng, 0.1, rows)}
+
+
+def _draw(rng: np.random.Generator, scale: float, *shape: int) -> NDArray[np.float32]:
+    return (scale * rng.standard_normal(shape)).astype(np.float32)
+
+
+def _count(weights: Weights, without: str = "") -> int:
+    return sum(array.size for name, array in weights.items() if name != without)
+
+
+def _word_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
+    tokenizer = Tokenizer(WordLevel({word: token_id for token_id, word in enumerate(vocabulary)}, unk_token=UNK))
+    words = Regex(r"\w+(?:['\u2019-]\w+)*|[^\w\s]")
+    tokenizer.pre_tokenizer = Split(words, behavior="removed", invert=True)
+    tokenizer.add_special_tokens(list(SPECIALS))
+    return tokenizer
+
+
+def _new_folder(folder: Path, name: str, version: str) -> Path:
+    target = folder / name / version
+    target.mkdir(parents=True)
+    return target
+
+
+def _finish(bundle: Bundle, target: Path) -> Path:
+    (target / CARD_FILE).write_text(f"# {bundle.name}\n\nMade from a seed, for tests.\n", encoding="utf-8")
+    write_bundle(bundle, target)
+    return target
