@@ -154,7 +154,7 @@ def language_model_weights(
     weights = {"embedding.weight": _draw(rng, 1.5, vocab_size, embedding_size)}
     weights |= _lstm_weights(rng, embedding_size, hidden_size, num_layers, bidirectional=False)
     if hidden_size != embedding_size:
-        weights |= _linear_weights(rng, "projection", 0.7, embedding_size, hidden_size)
+        weights |= _linear_weights(rng, "projection", 0.4, embedding_size, hidden_size)
     weights |= _linear_weights(rng, "decoder", 1.0, vocab_size, embedding_size)
     return weights | {"decoder.weight": weights["embedding.weight"]}
 
