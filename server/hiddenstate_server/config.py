@@ -1,0 +1,181 @@
+"""Settings of the server: built once from flags and environment, checked, never changed.
+
+Each field is a setting: `max_batch` is the flag `--max-batch` and the environment variable `HIDDENSTATE_MAX_BATCH`.
+`cli.py` makes both from what stands here.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from hiddenstate_server.errors import ConfigError
+
+KIB = 1024
+MIB = 1024 * KIB
+
+Group = Literal["Serving", "Logging", "Model execution", "Limits"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the type of a setting does not say."""
+
+    group: Group
+    help: str
+    metavar: str | None = None
+    minimum: int = 0
+    maximum: int = 2**31 - 1
+    is_bytes: bool = False  # may be written with a unit: 256MiB
+
+
+def setting(default: T, group: Group, help: str, **more: Any) -> T:
+    """Makes a dataclass field of a setting; `more` are other fields of `Setting`."""
+    return dataclasses.field(default=default, metadata={"setting": Setting(group, help, **more)})
+
+
+class Address(NamedTuple):
+    """Where to listen."""
+
+    host: str  # an IPv6 address stands without its brackets
+    port: int  # 0 takes a free one
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Reads HOST:PORT.
+
+        Raises:
+            ValueError: it is not of that form.
+        """
+        host, _, port = text.rpartition(":")
+        if not (host and port.isascii() and port.isdigit() and int(port) <= 65535):
+            raise ValueError(f"{text!r} is not HOST:PORT, for example 127.0.0.1:50051")
+        if ":" in host and not (host.startswith("[") and host.endswith("]")):
+            raise ValueError(f"{text!r}: an IPv6 address stands in brackets, for example [::1]:50051")
+        return cls(host.strip("[]"), int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """How models are run.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    provider: Literal["auto", "cuda", "tensorrt", "cpu"] = setting(
+        "auto", "Model execution", "What runs the models. auto takes CUDA where it works, else the CPU."
+    )
+    variant: str = setting(
+        "fp32",
+        "Model execution",
+        "Which graphs of a bundle to run: fp32, or another that the bundle has.",
+        metavar="NAME",
+    )
+    threads: int = setting(0, "Model execution", "Threads of one model run. 0 lets the server choose.")
+    max_batch: int = setting(64, "Model execution", "Most contexts or sentences in one model run.", minimum=1)
+    max_batch_tokens: int = setting(
+        4096, "Model execution", "Most tokens in one model run, padding included.", minimum=1
+    )
+    cache_bytes: int = setting(
+        256 * MIB, "Model execution", "Memory for the prefix-state cache. 0 turns it off.", maximum=2**50, is_bytes=True
+    )
+    max_waiting_tokens: int = setting(
+        500_000, "Limits", "Most tokens that may wait for one model; more are refused at once.", minimum=1
+    )
+    max_context_tokens: int = setting(16_384, "Limits", "Most tokens in one request's context.", minimum=1)
+    max_sentences: int = setting(1024, "Limits", "Most sentences in one request.", minimum=1)
+    max_top_k: int = setting(1000, "Limits", "Most candidates of one request.", minimum=1)
+    max_generated_tokens: int = setting(1024, "Limits", "Most tokens that one request generates.", minimum=1)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How the server serves.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    models: Path = setting(  # noqa: RUF009 - it makes a field, as dataclasses.field does
+        Path("models"), "Serving", "Folder with the models, as NAME/VERSION/bundle.json.", metavar="DIR"
+    )
+    listen: str = setting(
+        "127.0.0.1:50051", "Serving", "Where to answer gRPC. Port 0 takes a free one.", metavar="HOST:PORT"
+    )
+    metrics: str = setting(
+        "127.0.0.1:9464", "Serving", "Where to answer Prometheus, at /metrics. off: nowhere.", metavar="HOST:PORT"
+    )
+    drain_timeout_s: float = setting(
+        30.0, "Serving", "How long running calls may go on after SIGTERM, in seconds.", metavar="SECONDS"
+    )
+    log_format: Literal["plain", "json"] = setting("plain", "Logging", "How a log line is written.")
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "Logging", "The least severe lines to log."
+    )
+    log_calls: Literal["none", "failed", "all"] = setting("failed", "Logging", "Which calls get a line when they end.")
+    max_message_bytes: int = setting(4 * MIB, "Limits", "Largest message that is read.", minimum=KIB, is_bytes=True)
+    max_stream_contexts: int = setting(4096, "Limits", "Most contexts that one stream may hold at a time.", minimum=1)
+    max_stream_pending: int = setting(
+        1024, "Limits", "Requests of one stream that are worked on before more of it is read.", minimum=1
+    )
+    engine: EngineSettings = dataclasses.field(default_factory=EngineSettings)
+
+    def __post_init__(self) -> None:
+        _check(self)
+        _check_address("listen", self.listen)
+        if self.metrics != "off":
+            _check_address("metrics", self.metrics)
+
+    @classmethod
+    def of(cls, **values: Any) -> "Settings":
+        """Builds settings from all fields side by side, those of the engine included.
+
+        Raises:
+            ConfigError: a value is out of range.
+            TypeError: there is no setting of that name.
+        """
+        engine = {name: values.pop(name) for name in dict(declared(EngineSettings)) if name in values}
+        return cls(**values, engine=EngineSettings(**engine))
+
+
+def declared(cls: type) -> Iterator[tuple[str, tuple[Any, Any, Setting]]]:
+    """Yields each setting of a class: its name, then its type, its default value and the rest."""
+    for field in dataclasses.fields(cls):
+        if "setting" in field.metadata:
+            yield field.name, (field.type, field.default, field.metadata["setting"])
+
+
+def flag(name: str) -> str:
+    """Returns the flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def environment_variable(name: str) -> str:
+    """Returns the environment variable of a setting."""
+    return "HIDDENSTATE_" + name.upper()
+
+
+def _check(settings: Any) -> None:
+    for name, (kind, _, setting) in declared(type(settings)):
+        value = getattr(settings, name)
+        if (choices := typing.get_args(kind)) and value not in choices:
+            raise ConfigError(f"{flag(name)}: {value!r} is none of {', '.join(choices)}")
+        if kind in (int, float) and not setting.minimum <= value <= setting.maximum:  # refuses NaN too
+            raise ConfigError(f"{flag(name)}: {value} is not in {setting.minimum}..{setting.maximum}")
+
+
+def _check_address(name: str, text: str) -> None:
+    try:
+        Address.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{flag(name)}: {error}") from None
