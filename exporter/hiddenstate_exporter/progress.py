@@ -62,7 +62,8 @@ class Reporter:
         self._console.print(
             f"epoch {line['epoch']:.2f}  step {line['step']}  {line['seconds']:.0f} s  lr {line['lr']:.2e}  "
             f"{record['tokens_per_s']} tokens/s  train loss {line['train_loss']:.4f}  "
-            f"valid {self._metric} {line[f'valid_{self._metric}']:.4g}{'  best' if line['best'] else ''}"
+            f"valid {self._metric} {line[f'valid_{self._metric}']:.4g}{'  best' if line['best'] else ''}",
+            soft_wrap=True,
         )
 
     def _numbers(self, lr: float) -> str:

@@ -166,7 +166,9 @@ class _Run:
         clock: Callable[[], float],
     ) -> None:
         self.task, self.origin, self.options, self.reporter, self.clock = task, origin, options, reporter, clock
-        self.optimizer = torch.optim.AdamW(task.model.parameters(), lr=options.lr, weight_decay=options.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            task.model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True
+        )
         self.schedule = Schedule(
             kind=options.schedule,
             lr=options.lr,

@@ -1,0 +1,13 @@
+"""The exporter's commands, which `hiddenstate` loads only when they are asked for."""
+
+import click
+
+from hiddenstate_exporter.cli_language_model import language_model
+
+
+@click.group("train")
+def train() -> None:
+    """Train a model on text (needs the extra "exporter")."""
+
+
+train.add_command(language_model)

@@ -1,0 +1,96 @@
+"""Tokenizers: trains a word-level one for language models, and turns text into one stream of ids."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import NFC, Replace
+from tokenizers.normalizers import Sequence as Normalizers
+from tokenizers.pre_tokenizers import Split
+from tokenizers.trainers import WordLevelTrainer
+
+EOS: Final = "<eos>"  # ends a paragraph, and so stands before every first word
+UNK: Final = "<unk>"
+
+# A word with inner apostrophes and hyphens; a number with its ordinal ending; dashes and dots in a row; one sign.
+TOKEN: Final = r"\p{L}[\p{L}\p{M}]*(?:['\-]\p{L}[\p{L}\p{M}]*)*|\d+(?:st|nd|rd|th)\b|\d+|-{2,}|\.{2,}|[^\s]"
+# Typographic signs and their typewriter forms become one word each, in training and in serving.
+REPLACEMENTS: Final = (("[‘’]", "'"), ("[“”]", '"'), ("[—―]", "--"), ("…", "..."))  # noqa: RUF001
+
+
+class VocabularyError(ValueError):
+    """A tokenizer cannot be made or read; the message says why."""
+
+
+def train_word_tokenizer(paragraphs: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Makes a tokenizer of the `vocab_size - 2` most frequent words (cased), `<eos>` (id 0) and `<unk>` (id 1).
+
+    Ids rise as frequency falls.
+
+    Raises:
+        VocabularyError: the text has fewer different words than asked for.
+    """
+    tokenizer = Tokenizer(WordLevel(unk_token=UNK))
+    tokenizer.normalizer = Normalizers([NFC(), *(Replace(Regex(pattern), to) for pattern, to in REPLACEMENTS)])
+    tokenizer.pre_tokenizer = Split(Regex(TOKEN), behavior="removed", invert=True)
+    trainer = WordLevelTrainer(vocab_size=vocab_size, special_tokens=[EOS, UNK], show_progress=False)
+    tokenizer.train_from_iterator(paragraphs, trainer)
+    found = tokenizer.get_vocab_size()
+    if found < vocab_size:
+        raise VocabularyError(f"a vocabulary of {vocab_size} is asked for, but the text supports only {found}")
+    return tokenizer
+
+
+def encode_stream(tokenizer: Tokenizer, paragraphs: Sequence[str]) -> NDArray[np.int64]:
+    """Returns the ids of all paragraphs in a row, `<eos>` before the first and after each: int64 [tokens]."""
+    eos = eos_id(tokenizer)
+    ids = [eos]
+    for encoding in tokenizer.encode_batch_fast(paragraphs, add_special_tokens=False):
+        ids += encoding.ids
+        ids.append(eos)
+    return np.asarray(ids, dtype=np.int64)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Reads a `tokenizer.json` of any kind (word-level, WordPiece, BPE).
+
+    Raises:
+        VocabularyError: no such file, or not a tokenizer.
+    """
+    try:
+        return tokenizer_from_text(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, VocabularyError) as error:
+        raise VocabularyError(f"{path}: {error}") from None
+
+
+def tokenizer_from_text(text: str) -> Tokenizer:
+    """Reads the text of a `tokenizer.json`.
+
+    Raises:
+        VocabularyError: not a tokenizer.
+    """
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise VocabularyError(f"not a tokenizer: {error}") from None
+
+
+def eos_id(tokenizer: Tokenizer) -> int:
+    """Returns the id of `<eos>`."""
+    return _special_id(tokenizer, EOS)
+
+
+def unk_id(tokenizer: Tokenizer) -> int:
+    """Returns the id of `<unk>`."""
+    return _special_id(tokenizer, UNK)
+
+
+def _special_id(tokenizer: Tokenizer, token: str) -> int:
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise VocabularyError(f"the tokenizer has no {token}")
+    return int(found)
