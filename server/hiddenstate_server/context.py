@@ -1,0 +1,128 @@
+"""From what a caller sent as context to tokens and the state that they are appended to."""
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiddenstate_server.bundle import LanguageModelSpec
+from hiddenstate_server.errors import InvalidRequestError
+from hiddenstate_server.prefix_cache import PrefixCache
+from hiddenstate_server.state_token import State, unpack_state
+from hiddenstate_server.tokenizer import Tokenizer
+
+# Above this many characters a text is cut into tokens on another thread, so that the event loop goes on.
+_LONG_TEXT = 20_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a caller sent, unchecked: at most one of `text` and `tokens`; `state` is empty where there is none."""
+
+    text: str | None = None
+    tokens: Sequence[int] | None = None
+    state: bytes = b""
+
+
+@dataclasses.dataclass(slots=True)
+class HeldContext:
+    """A context that lives with a stream. Its requests must come one after the other."""
+
+    state: State | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where the computation of a context begins."""
+
+    tokens: NDArray[np.int64]  # [seq] all that follow `before`
+    before: State | None  # what the caller gave; None begins a text, and the first token is then bos
+    known: int  # leading tokens whose state was found in the cache
+    state: NDArray[np.float32]  # [state_size] after `before` and the known tokens
+
+    @property
+    def to_compute(self) -> NDArray[np.int64]:
+        """The tokens that are not known, [seq - known]."""
+        return self.tokens[self.known :]
+
+    @property
+    def tokens_reused(self) -> int:
+        """Tokens that need not be computed."""
+        return self.known + (self.before.num_tokens if self.before else 0)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the context in all."""
+        return len(self.tokens) + (self.before.num_tokens if self.before else 0)
+
+
+class ContextReader:
+    """Reads contexts for one language model, and finds and keeps their states. Belongs to the event loop."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        spec: LanguageModelSpec,
+        *,
+        fingerprint: bytes,
+        max_context_tokens: int,
+        cache: PrefixCache,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._spec = spec
+        self._fingerprint = fingerprint
+        self._max_context_tokens = max_context_tokens
+        self._cache = cache
+        self._bos = np.array([spec.bos_token_id], dtype=np.int64)
+        self._zero_state = np.zeros(spec.state_size, dtype=np.float32)
+
+    async def read(self, context: Context, held: HeldContext | None = None, *, use_cache: bool = True) -> Start:
+        """Returns the context's tokens and the state before them: a given one, else the held one, else none.
+
+        Raises:
+            InvalidRequestError: the context is empty, too long, not of this vocabulary, or its state is not valid.
+        """
+        before = held.state if held else None
+        if context.state:
+            before = unpack_state(context.state, self._fingerprint, self._spec.state_size)
+        tokens = await self._tokens(context)
+        if before is not None:
+            return Start(tokens=tokens, before=before, known=0, state=before.values)
+        if not len(tokens):
+            field = "tokens" if context.tokens is not None else "text"
+            raise InvalidRequestError(f"{field}: is empty; send at least one word, or a state to continue from")
+        tokens = np.concatenate([self._bos, tokens])
+        known, state = self._cache.longest_prefix(self._fingerprint, tokens) if use_cache else (0, None)
+        return Start(tokens=tokens, before=None, known=known, state=self._zero_state if state is None else state)
+
+    def remember(self, start: Start, states: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
+        """Keeps states (n, [state_size]) after the first n of the tokens that were computed."""
+        if start.before is None:
+            self._cache.store(self._fingerprint, start.tokens, [(start.known + n, state) for n, state in states])
+
+    async def _tokens(self, context: Context) -> NDArray[np.int64]:
+        if context.tokens is not None:
+            return self._check(self._ids(context.tokens), "tokens")
+        text = context.text or ""
+        if len(text) < _LONG_TEXT:
+            return self._check(self._tokenizer.encode(text), "text")
+        return self._check(await asyncio.to_thread(self._tokenizer.encode, text), "text")
+
+    def _ids(self, tokens: Sequence[int]) -> NDArray[np.int64]:
+        ids = np.fromiter(tokens, dtype=np.int64, count=len(tokens))
+        outside = np.flatnonzero((ids < 0) | (ids >= self._tokenizer.vocab_size))
+        if len(outside):
+            raise InvalidRequestError(
+                f"tokens: ids[{outside[0]}] is {ids[outside[0]]}; ids go from 0 to {self._tokenizer.vocab_size - 1}"
+            )
+        return ids
+
+    def _check(self, tokens: NDArray[np.int64], field: str) -> NDArray[np.int64]:
+        if len(tokens) > self._max_context_tokens:
+            raise InvalidRequestError(
+                f"{field}: has {len(tokens):,} tokens, one request may have {self._max_context_tokens:,} "
+                "(--max-context-tokens); send it in parts, each with the state of the one before (return_state)"
+            )
+        return tokens

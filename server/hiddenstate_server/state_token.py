@@ -1,0 +1,67 @@
+"""A state as opaque bytes that a caller can keep and bring to any replica.
+
+    magic "HSS1" | fingerprint of the model, 16 bytes | tokens seen, uint64 | state, float32 [state_size] | checksum
+
+All little-endian; the checksum is 16 bytes of BLAKE2b over everything before it.
+"""
+
+import dataclasses
+import hashlib
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiddenstate_server.errors import InvalidRequestError
+
+_MAGIC = b"HSS1"
+_HEADER = struct.Struct("<4s16sQ")
+_CHECKSUM_BYTES = 16
+_MAX_TOKENS = 2**48  # far beyond any text, far below what the field can hold
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class State:
+    """What a model remembers of a context."""
+
+    values: NDArray[np.float32]  # [state_size]
+    num_tokens: int  # tokens it was made of
+
+
+def token_bytes(state_size: int) -> int:
+    """Returns the length of a token for states of `state_size` values."""
+    return _HEADER.size + 4 * state_size + _CHECKSUM_BYTES
+
+
+def pack_state(state: State, fingerprint: bytes) -> bytes:
+    """Returns a state as bytes for the model with that fingerprint."""
+    body = _HEADER.pack(_MAGIC, fingerprint, state.num_tokens) + state.values.astype("<f4", copy=False).tobytes()
+    return body + _checksum(body)
+
+
+def unpack_state(token: bytes, fingerprint: bytes, state_size: int) -> State:
+    """Returns the state that `pack_state` made bytes of.
+
+    Raises:
+        InvalidRequestError: the bytes are no state, are damaged, or belong to another model.
+    """
+    if not token.startswith(_MAGIC) or len(token) < token_bytes(0):
+        raise InvalidRequestError(f"state: these {len(token)} bytes are not a state; send one that a response returned")
+    body, checksum = token[:-_CHECKSUM_BYTES], token[-_CHECKSUM_BYTES:]
+    if _checksum(body) != checksum:
+        raise InvalidRequestError(
+            f"state: is damaged or cut off ({len(token):,} bytes, wrong checksum); send the text of the context instead"
+        )
+    _, token_fingerprint, num_tokens = _HEADER.unpack_from(body)
+    if token_fingerprint != fingerprint:
+        raise InvalidRequestError(
+            "state: belongs to another model or version; send it to that one, or send the text of the context instead"
+        )
+    values = np.frombuffer(body, dtype="<f4", offset=_HEADER.size).astype(np.float32)
+    if len(values) != state_size or not np.isfinite(values).all() or num_tokens > _MAX_TOKENS:
+        raise InvalidRequestError("state: does not hold a state of this model; send the text of the context instead")
+    return State(values, num_tokens)
+
+
+def _checksum(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=_CHECKSUM_BYTES).digest()
