@@ -1,0 +1,143 @@
+"""Commands that ask a sentence encoder: encode, similarity."""
+
+import itertools
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+import click
+import numpy as np
+
+from hiddenstate.cli.connecting import model_options, with_client
+from hiddenstate.cli.lines import SentenceReader
+from hiddenstate.cli.vectors import JsonLinesWriter, NpyWriter, VectorWriter, whole_file
+from hiddenstate.client import Client
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
+
+Format = Literal["jsonl", "npy"]
+
+
+@click.command()
+@click.argument("sentences", nargs=-1)
+@click.option("-f", "--file", type=click.File("rb"), help="Read sentences from this file, one on a line.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file, once all is done."
+)
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["jsonl", "npy"]),
+    help="JSON lines, or one NumPy array [n, dimension].  [default: npy if the output is named so, else jsonl]",
+)
+@click.option("--skip-empty", is_flag=True, help="Leave empty lines out instead of stopping at them.")
+@click.option("--truncate/--no-truncate", default=True, show_default=True, help="Cut sentences that are too long.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True, help="Sentences of one call.")
+@model_options
+@with_client
+def encode(
+    client: Client,
+    sentences: tuple[str, ...],
+    file: BinaryIO | None,
+    output: Path | None,
+    output_format: Format | None,
+    skip_empty: bool,
+    truncate: bool,
+    batch_size: int,
+    model: str,
+    model_version: str,
+) -> None:
+    """Turn SENTENCES into vectors. Without any, the lines of standard input (or of --file) are encoded.
+
+    \b
+    Examples:
+      hiddenstate encode "A man plays a guitar." "Someone is making music."
+      hiddenstate encode -f sentences.txt -o vectors.npy
+      zcat corpus.gz | hiddenstate encode > vectors.jsonl
+    """
+    if sentences and file:
+        raise click.UsageError("give sentences or --file, not both")
+    reader = _reader(sentences, file, skip_empty=skip_empty)
+    count = truncated = 0
+    with _writer(output, output_format) as writer, _progress(file, hidden=bool(sentences)) as bar:
+        to_send, to_write = itertools.tee(reader)
+        for batch in client.encode_batches(
+            to_send, batch_size=batch_size, truncate=truncate, model=model, model_version=model_version
+        ):
+            writer.write(list(itertools.islice(to_write, len(batch.embeddings))), batch.embeddings)
+            bar.update(reader.bytes_read - bar.pos)
+            count += len(batch.embeddings)
+            truncated += batch.truncated
+        if not count:
+            raise click.ClickException(f"{reader.name}: there are no sentences")
+        writer.finish()
+    _report(truncated, reader.skipped)
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@model_options
+@with_client
+def similarity(client: Client, a: str, b: str, model: str, model_version: str) -> None:
+    """Print how alike two sentences are: the cosine of their vectors, 1 for the same meaning, about 0 for none shared.
+
+    \b
+    Example:
+      hiddenstate similarity "A man plays a guitar." "Someone is making music."
+    """
+    x, y = client.encode([a, b], model=model, model_version=model_version).astype(np.float64)  # [dimension] each
+    length = float(np.linalg.norm(x) * np.linalg.norm(y))
+    if not length:
+        raise click.ClickException("the model gave a vector of length 0, which has no direction to compare")
+    click.echo(f"{float(x @ y) / length:.4f}")
+
+
+def _reader(sentences: tuple[str, ...], file: BinaryIO | None, *, skip_empty: bool) -> SentenceReader:
+    if sentences:
+        # An argument may hold a newline, and bytes that are not UTF-8 come as surrogates.
+        lines = [sentence.replace("\n", " ").encode(errors="surrogateescape") for sentence in sentences]
+        return SentenceReader(lines, "arguments", skip_empty=skip_empty)
+    if file is not None:
+        return SentenceReader(file, file.name, skip_empty=skip_empty)
+    if sys.stdin.isatty():
+        click.echo("Reading sentences from the terminal, one on a line, until Ctrl-D.", err=True)
+    return SentenceReader(sys.stdin.buffer, "standard input", skip_empty=skip_empty)
+
+
+@contextmanager
+def _writer(output: Path | None, output_format: Format | None) -> Iterator[VectorWriter]:
+    is_npy = output_format == "npy" or (output_format is None and output is not None and output.suffix == ".npy")
+    if is_npy and output is None:
+        raise click.UsageError("--format npy needs a file to write to, for example -o vectors.npy")
+    destination: AbstractContextManager[BinaryIO] = (
+        nullcontext(sys.stdout.buffer) if output is None else whole_file(output)
+    )
+    with destination as file:
+        yield NpyWriter(file) if is_npy else JsonLinesWriter(file)
+
+
+def _progress(file: BinaryIO | None, *, hidden: bool) -> "ProgressBar[None]":
+    """A bar on standard error, if that is a terminal; it knows the end where the input is a file of known size."""
+    status = os.fstat((file or sys.stdin).fileno())
+    endless: Iterator[None] = (None for _ in ())  # click takes the length of a range, but none of this
+    return click.progressbar(
+        endless,
+        length=status.st_size if stat.S_ISREG(status.st_mode) else None,
+        label="Encoding",
+        file=sys.stderr,
+        hidden=hidden or not sys.stderr.isatty(),
+    )
+
+
+def _report(truncated: int, skipped: int) -> None:
+    """Says on standard error what was not encoded as it was given."""
+    if truncated:
+        click.echo(f"{truncated:,} sentences were longer than the model takes and were cut at their end.", err=True)
+    if skipped:
+        click.echo(f"{skipped:,} empty lines were left out.", err=True)

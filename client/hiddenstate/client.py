@@ -1,0 +1,269 @@
+"""The client for threads."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import grpc
+
+from hiddenstate.connection import (
+    DEFAULT_ADDRESS,
+    DEFAULT_MAX_MESSAGE_BYTES,
+    DEFAULT_TIMEOUT_S,
+    Connection,
+    channel_options,
+)
+from hiddenstate.encoding import at_least_one, encode_calls, stack
+from hiddenstate.generation import Generation
+from hiddenstate.predict_stream import PredictStream
+from hiddenstate.replies import read_model, read_prediction, read_score
+from hiddenstate.requests import encode_requests, generate_request, model_request, predict_request, score_request
+from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Score
+from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceStub
+from hiddenstate.v1.model_pb2 import ListModelsRequest
+from hiddenstate.v1.model_pb2_grpc import ModelServiceStub
+from hiddenstate.v1.sentence_encoder_pb2_grpc import SentenceEncoderServiceStub
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Client:
+    """Calls a hiddenstate server. Any number of threads may share one client.
+
+    Every call may raise any HiddenstateError (see `hiddenstate.errors`); its `code` is the gRPC status. Calls that
+    found no server are tried again for about a second first: all of them can safely be made twice.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float | None = DEFAULT_TIMEOUT_S,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        """Prepares the connection; it is made with the first call.
+
+        Args:
+            address: HOST:PORT of the server, or an address with a gRPC scheme, for example unix:/run/hiddenstate.sock.
+            timeout_s: The most that a call may take, unless it has its own; None sets no limit.
+            max_message_bytes: The largest request or reply.
+            credentials: For a server behind TLS: `grpc.ssl_channel_credentials()`. None speaks plain text.
+
+        Raises:
+            ValueError: the address is not one.
+        """
+        self._connection = Connection(address, timeout_s)
+        options = channel_options(max_message_bytes)
+        self._channel = (
+            grpc.insecure_channel(address, options)
+            if credentials is None
+            else grpc.secure_channel(address, credentials, options)
+        )
+        self._language_model = LanguageModelServiceStub(self._channel)
+        self._sentence_encoder = SentenceEncoderServiceStub(self._channel)
+        self._models = ModelServiceStub(self._channel)
+
+    def predict(
+        self,
+        text: str | None = None,
+        *,
+        tokens: Sequence[int] | None = None,
+        top_k: int = 5,
+        prefix: str = "",
+        state: bytes | None = None,
+        return_state: bool = False,
+        model: str = "",
+        model_version: str = "",
+        timeout_s: float | None = None,
+    ) -> Prediction:
+        """Answers the likeliest next words after a context.
+
+        Args:
+            text: The context.
+            tokens: The context as token ids, in place of text.
+            top_k: How many candidates to answer.
+            prefix: The letters of the word being typed: only words that begin with them are candidates.
+            state: From an earlier prediction of the same model version; the context is appended to what it remembers.
+            return_state: Whether the prediction carries the state after the context.
+            model: Name of the model; empty takes the server's default language model.
+            model_version: Its version; empty takes the newest.
+            timeout_s: The most that this call may take; None takes the client's.
+        """
+        request = predict_request(
+            text,
+            tokens=tokens,
+            top_k=top_k,
+            prefix=prefix,
+            state=state,
+            return_state=return_state,
+            model=model,
+            model_version=model_version,
+        )
+        with self._connection.calling():
+            response = self._language_model.Predict(request, timeout=self._connection.timeout(timeout_s))
+            return read_prediction(response)
+
+    def open_stream(self) -> PredictStream:
+        """Opens a stream of predictions whose contexts keep their state: each call sends only what is new."""
+        return PredictStream(self._connection, self._language_model.PredictStream)
+
+    def generate(
+        self,
+        text: str | None = None,
+        *,
+        tokens: Sequence[int] | None = None,
+        max_tokens: int = 50,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop_words: Sequence[str] = (),
+        state: bytes | None = None,
+        return_state: bool = False,
+        model: str = "",
+        model_version: str = "",
+        timeout_s: float | None = None,
+    ) -> Generation:
+        """Continues a context word by word: iterate over the result, or take its `text()`.
+
+        Args:
+            text: The context.
+            tokens: The context as token ids, in place of text.
+            max_tokens: The most tokens to generate.
+            temperature: Divides the logits: 0 always takes the likeliest word, 1 samples the model's distribution.
+            top_k: Samples among this many likeliest words only; None takes as many as the model allows.
+            top_p: Samples among the likeliest words that together hold this much probability; None takes all.
+            seed: The same request with the same seed gives the same text; None draws one (see `Generation.seed`).
+            stop_words: Words that end the text; the one that was met is the last word.
+            state: From an earlier reply of the same model version, to continue from.
+            return_state: Whether the state after the last word is wanted (see `Generation.state`).
+            model: Name of the model; empty takes the server's default language model.
+            model_version: Its version; empty takes the newest.
+            timeout_s: The most that the whole text may take; None takes the client's.
+        """
+        request = generate_request(
+            text,
+            tokens=tokens,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop_words=stop_words,
+            state=state,
+            return_state=return_state,
+            model=model,
+            model_version=model_version,
+        )
+        with self._connection.calling():
+            call = self._language_model.Generate(request, timeout=self._connection.timeout(timeout_s))
+        return Generation(self._connection, call)
+
+    def score(
+        self,
+        text: str | None = None,
+        *,
+        tokens: Sequence[int] | None = None,
+        state: bytes | None = None,
+        model: str = "",
+        model_version: str = "",
+        timeout_s: float | None = None,
+    ) -> Score:
+        """Answers the log probability of every token of a text, and its perplexity.
+
+        Args:
+            text: What to score.
+            tokens: The same as token ids, in place of text.
+            state: From an earlier reply of the same model version: the text is scored as its continuation.
+            model: Name of the model; empty takes the server's default language model.
+            model_version: Its version; empty takes the newest.
+            timeout_s: The most that this call may take; None takes the client's.
+        """
+        request = score_request(text, tokens=tokens, state=state, model=model, model_version=model_version)
+        with self._connection.calling():
+            response = self._language_model.Score(request, timeout=self._connection.timeout(timeout_s))
+            return read_score(response)
+
+    def encode(
+        self,
+        sentences: Iterable[str] | str,
+        *,
+        batch_size: int = 256,
+        truncate: bool = True,
+        model: str = "",
+        model_version: str = "",
+        timeout_s: float | None = None,
+    ) -> "NDArray[np.float32]":
+        """Encodes any number of sentences: float32 [n, dimension], in their order; [1, dimension] for a single str.
+
+        Args:
+            sentences: None of them may be empty. No sentences at all give [0, dimension].
+            batch_size: The most sentences of one call; four calls are under way at a time.
+            truncate: Whether a sentence longer than the model's max_seq_length is cut at its end rather than refused.
+            model: Name of the model; empty takes the server's default sentence encoder.
+            model_version: Its version; empty takes the newest.
+            timeout_s: The most that each call of a batch may take; None takes the client's.
+        """
+        wanted, count = at_least_one(sentences)
+        batches = self.encode_batches(
+            wanted,
+            batch_size=batch_size,
+            truncate=truncate,
+            model=model,
+            model_version=model_version,
+            timeout_s=timeout_s,
+        )
+        return stack(list(batches), count)
+
+    def encode_batches(
+        self,
+        sentences: Iterable[str],
+        *,
+        batch_size: int = 256,
+        truncate: bool = True,
+        model: str = "",
+        model_version: str = "",
+        timeout_s: float | None = None,
+    ) -> Iterator[EncodedBatch]:
+        """Encodes more sentences than memory holds: takes them as they are needed, yields their vectors in order.
+
+        Args: those of `encode`.
+        """
+        timeout_s = self._connection.timeout(timeout_s)
+        requests = encode_requests(
+            sentences, batch_size=batch_size, truncate=truncate, model=model, model_version=model_version
+        )
+        return encode_calls(
+            self._connection,
+            requests,
+            lambda request: self._sentence_encoder.Encode.future(request, timeout=timeout_s),
+        )
+
+    def models(self, *, timeout_s: float | None = None) -> tuple[ModelInfo, ...]:
+        """Lists the models that are served, by name and version."""
+        with self._connection.calling():
+            response = self._models.ListModels(ListModelsRequest(), timeout=self._connection.timeout(timeout_s))
+            return tuple(read_model(model) for model in response.models)
+
+    def model(self, name: str, version: str = "", *, timeout_s: float | None = None) -> ModelInfo:
+        """Describes one model; an empty version takes the newest. Raises ModelNotFoundError if it is not served."""
+        request = model_request(name, version)
+        with self._connection.calling():
+            response = self._models.GetModel(request, timeout=self._connection.timeout(timeout_s))
+            return read_model(response.model)
+
+    def close(self) -> None:
+        """Closes the connection. Calls that still run fail with CallCancelledError."""
+        self._connection.closed = True
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

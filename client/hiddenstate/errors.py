@@ -1,0 +1,142 @@
+"""Errors of the client. Each carries the gRPC status code that it stands for; names match the server's.
+
+HiddenstateError              a call failed; `code` is its grpc.StatusCode (this class itself for codes not named below)
+|- InvalidRequestError        INVALID_ARGUMENT     a field of the request is wrong; the message names it
+|- ModelNotFoundError         NOT_FOUND            the server has no model of that name, version or kind
+|- OverloadedError            RESOURCE_EXHAUSTED   the server's queue is full; later may work
+|- MessageTooLargeError       RESOURCE_EXHAUSTED   a request or reply is over the message limit; later will not work
+|- UnavailableError           UNAVAILABLE          no server answers, it is shutting down, or the connection broke
+|- DeadlineError              DEADLINE_EXCEEDED    no answer within `timeout_s`
+|- CallCancelledError         CANCELLED            the client (or its stream) was closed
+|- ModelFailedError           INTERNAL             the server could not run the model; its log has the details
+|- ModelChangedError          ABORTED              replies came from two versions of a model: start over
+'- InvalidReplyError          DATA_LOSS            the reply contradicts itself; client and server may not match
+"""
+
+from typing import ClassVar
+
+import grpc
+
+
+class HiddenstateError(Exception):
+    """A call failed. `code` says how; the message says why and what to change."""
+
+    default_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+
+    def __init__(self, message: str, *, code: grpc.StatusCode | None = None) -> None:
+        super().__init__(message)
+        self.code = code or self.default_code
+
+
+class InvalidRequestError(HiddenstateError):
+    """A field of the request is wrong; the message names the field."""
+
+    default_code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class ModelNotFoundError(HiddenstateError):
+    """The server has no model of that name, version or kind."""
+
+    default_code = grpc.StatusCode.NOT_FOUND
+
+
+class OverloadedError(HiddenstateError):
+    """The server's queue is full; the same call may work later."""
+
+    default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class MessageTooLargeError(HiddenstateError):
+    """A request or a reply is over the message limit of client or server."""
+
+    default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class UnavailableError(HiddenstateError):
+    """No server answers at the address, it is shutting down, or the connection broke."""
+
+    default_code = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineError(HiddenstateError):
+    """No answer came within `timeout_s`."""
+
+    default_code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class CallCancelledError(HiddenstateError):
+    """The client, or the stream that a call rode on, was closed."""
+
+    default_code = grpc.StatusCode.CANCELLED
+
+
+class ModelFailedError(HiddenstateError):
+    """The server could not run the model; its log has the details."""
+
+    default_code = grpc.StatusCode.INTERNAL
+
+
+class ModelChangedError(HiddenstateError):
+    """Replies that belong together came from two versions of a model."""
+
+    default_code = grpc.StatusCode.ABORTED
+
+
+class InvalidReplyError(HiddenstateError):
+    """A reply contradicts itself, for example in the number of its vectors."""
+
+    default_code = grpc.StatusCode.DATA_LOSS
+
+
+_BY_CODE: dict[grpc.StatusCode, type[HiddenstateError]] = {
+    kind.default_code: kind
+    for kind in (
+        InvalidRequestError,
+        ModelNotFoundError,
+        OverloadedError,
+        UnavailableError,
+        DeadlineError,
+        CallCancelledError,
+        ModelFailedError,
+    )
+}
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def call_error(error: grpc.RpcError, address: str) -> HiddenstateError:
+    """Turns the error of a failed call to `address` into one of this module's."""
+    return status_error(error.code(), error.details() or "", address)
+
+
+def request_error(code: int, message: str, address: str) -> HiddenstateError:
+    """Turns the RequestError of one request of a stream into one of this module's."""
+    return status_error(_CODES.get(code, grpc.StatusCode.UNKNOWN), message, address)
+
+
+def stream_error(error: grpc.RpcError, address: str) -> HiddenstateError:
+    """Turns the error that ended a stream into one of this module's; a stream that just broke is UnavailableError."""
+    if error.code() in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN):
+        return UnavailableError(f"the server at {address} broke off the stream: {error.details() or 'no reason given'}")
+    return call_error(error, address)
+
+
+def status_error(code: grpc.StatusCode, details: str, address: str) -> HiddenstateError:
+    """Makes the error for a status that came from (or for want of) the server at `address`."""
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return UnavailableError(_unavailable(details, address))
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineError(f"no answer from {address} in time ({details}); allow more with timeout_s")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return HiddenstateError(f"{address} is no hiddenstate server, or an older one: {details}", code=code)
+    # gRPC answers an oversized message with the code of an overload; only its words tell them apart.
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in details:
+        return MessageTooLargeError(f"{details}; send less at once, or raise max_message_bytes")
+    kind = _BY_CODE.get(code, HiddenstateError)
+    return kind(details or f"{address} answered {code.name} without a reason", code=code)
+
+
+def _unavailable(details: str, address: str) -> str:
+    if "failed to connect" in details or "resolving" in details or "DNS" in details:
+        reason = details.rsplit(": ", 1)[-1].rstrip("]")
+        return f"no server answers at {address} ({reason}); start one with `make serve` or `hiddenstate serve`"
+    return f"the server at {address} is not available: {details or 'the connection broke'}; try again"

@@ -1,0 +1,113 @@
+"""Reads replies into plain values. Pure: no connection is needed."""
+
+import numpy as np
+
+from hiddenstate.errors import InvalidReplyError
+from hiddenstate.results import (
+    Candidate,
+    EncodedBatch,
+    FinishReason,
+    GeneratedWord,
+    ModelInfo,
+    ModelKind,
+    Prediction,
+    Score,
+    TokenScore,
+    Usage,
+)
+from hiddenstate.v1 import language_model_pb2, model_pb2, sentence_encoder_pb2, usage_pb2
+
+_FINISH_REASONS = {
+    language_model_pb2.GenerateResponse.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    language_model_pb2.GenerateResponse.FINISH_REASON_STOP_WORD: FinishReason.STOP_WORD,
+    language_model_pb2.GenerateResponse.FINISH_REASON_END_OF_TEXT: FinishReason.END_OF_TEXT,
+}
+_MODEL_KINDS = {
+    model_pb2.MODEL_KIND_LANGUAGE_MODEL: ModelKind.LANGUAGE_MODEL,
+    model_pb2.MODEL_KIND_SENTENCE_ENCODER: ModelKind.SENTENCE_ENCODER,
+}
+
+
+def read_prediction(response: language_model_pb2.PredictResponse) -> Prediction:
+    """Reads the reply of a prediction."""
+    return Prediction(
+        candidates=tuple(Candidate(c.word, c.log_prob, c.token_id) for c in response.candidates),
+        state=response.state or None,
+        usage=read_usage(response.usage),
+        model=response.model,
+        model_version=response.model_version,
+    )
+
+
+def read_word(response: language_model_pb2.GenerateResponse) -> GeneratedWord | None:
+    """Reads one reply of a generation: its word, or None where the reply only ends the text."""
+    return GeneratedWord(response.word, response.log_prob, response.token_id) if response.word else None
+
+
+def read_finish_reason(response: language_model_pb2.GenerateResponse) -> FinishReason | None:
+    """Reads why the text ended; None while it goes on."""
+    return _FINISH_REASONS.get(response.finish_reason)
+
+
+def read_score(response: language_model_pb2.ScoreResponse) -> Score:
+    """Reads the reply of a score."""
+    return Score(
+        tokens=tuple(TokenScore(t.token, t.log_prob, t.token_id) for t in response.tokens),
+        log_prob=response.log_prob,
+        perplexity=response.perplexity,
+        usage=read_usage(response.usage),
+        model=response.model,
+        model_version=response.model_version,
+    )
+
+
+def read_encoded(response: sentence_encoder_pb2.EncodeResponse, count: int) -> EncodedBatch:
+    """Reads the reply to `count` sentences.
+
+    Raises:
+        InvalidReplyError: the reply has another number of vectors, or its bytes do not fit its numbers.
+    """
+    if response.count != count:
+        raise InvalidReplyError(f"{count} sentences were sent, but {response.count} vectors came back")
+    expected = count * response.dimension * 4
+    if not expected or len(response.embeddings) != expected:
+        raise InvalidReplyError(
+            f"{count} vectors of {response.dimension} float32 values take {expected} bytes, "
+            f"but {len(response.embeddings)} came back"
+        )
+    values = np.frombuffer(response.embeddings, dtype="<f4").astype(np.float32)  # a copy, so it can be written to
+    return EncodedBatch(
+        embeddings=values.reshape(count, response.dimension),
+        truncated=response.truncated,
+        usage=read_usage(response.usage),
+        model=response.model,
+        model_version=response.model_version,
+    )
+
+
+def read_model(model: model_pb2.Model) -> ModelInfo:
+    """Reads the description of a model."""
+    return ModelInfo(
+        name=model.name,
+        version=model.version,
+        kind=_MODEL_KINDS.get(model.kind, ModelKind.UNKNOWN),
+        architecture=model.architecture,
+        vocab_size=model.vocab_size,
+        hidden_size=model.hidden_size,
+        num_layers=model.num_layers,
+        parameters=model.parameters,
+        state_bytes=model.state_bytes,
+        max_top_k=model.max_top_k,
+        max_seq_length=model.max_seq_length,
+        dimension=model.dimension,
+        normalized=model.normalized,
+        provider=model.provider,
+        metrics=dict(model.metrics),
+        license=model.license,
+        training_data=model.training_data,
+    )
+
+
+def read_usage(usage: usage_pb2.Usage) -> Usage:
+    """Reads what a request cost."""
+    return Usage(usage.tokens_computed, usage.tokens_reused, usage.queue_time_us, usage.compute_time_us)

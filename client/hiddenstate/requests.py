@@ -1,0 +1,189 @@
+"""Builds requests from plain values. Pure: no connection is needed."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from hiddenstate.errors import InvalidRequestError
+from hiddenstate.v1.language_model_pb2 import (
+    GenerateRequest,
+    PredictRequest,
+    ScoreRequest,
+    StreamedPredictRequest,
+)
+from hiddenstate.v1.model_pb2 import GetModelRequest
+from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
+
+M = TypeVar("M", bound=Message)
+
+# Keeps a request of long sentences far below the 4 MiB that gRPC servers accept unless told otherwise.
+_MOST_CHARACTERS = 500_000
+
+
+def predict_request(
+    text: str | None,
+    *,
+    tokens: Sequence[int] | None,
+    top_k: int,
+    prefix: str,
+    state: bytes | None,
+    return_state: bool,
+    model: str = "",
+    model_version: str = "",
+) -> PredictRequest:
+    """Builds the request of a prediction.
+
+    Raises:
+        InvalidRequestError: a value cannot be sent, for example a negative top_k; the message names the field.
+    """
+    return _build(
+        PredictRequest,
+        text=text,
+        tokens=_token_ids(text, tokens),
+        top_k=top_k,
+        prefix=prefix,
+        state=state,
+        return_state=return_state,
+        model=model,
+        model_version=model_version,
+    )
+
+
+def streamed_request(
+    context_id: int, predict: PredictRequest | None, *, close_context: bool = False
+) -> StreamedPredictRequest:
+    """Wraps a prediction (or none, to only close the context) for a stream, which numbers it."""
+    return StreamedPredictRequest(context_id=context_id, predict=predict, close_context=close_context)
+
+
+def generate_request(
+    text: str | None,
+    *,
+    tokens: Sequence[int] | None,
+    max_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int | None,
+    stop_words: Sequence[str],
+    state: bytes | None,
+    return_state: bool,
+    model: str,
+    model_version: str,
+) -> GenerateRequest:
+    """Builds the request of a continuation; None leaves a default to the server.
+
+    Raises:
+        InvalidRequestError: a value cannot be sent; the message names the field.
+    """
+    if isinstance(stop_words, str):
+        raise InvalidRequestError(f"stop_words: give a list of words, not {stop_words!r}")
+    return _build(
+        GenerateRequest,
+        text=text,
+        tokens=_token_ids(text, tokens),
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop_words=stop_words,
+        state=state,
+        return_state=return_state,
+        model=model,
+        model_version=model_version,
+    )
+
+
+def score_request(
+    text: str | None, *, tokens: Sequence[int] | None, state: bytes | None, model: str, model_version: str
+) -> ScoreRequest:
+    """Builds the request of a score.
+
+    Raises:
+        InvalidRequestError: a value cannot be sent; the message names the field.
+    """
+    return _build(
+        ScoreRequest,
+        text=text,
+        tokens=_token_ids(text, tokens),
+        state=state,
+        model=model,
+        model_version=model_version,
+    )
+
+
+def encode_requests(
+    sentences: Iterable[str], *, batch_size: int, truncate: bool, model: str, model_version: str
+) -> Iterator[EncodeRequest]:
+    """Cuts sentences into requests of at most `batch_size` of them, lazily and in order.
+
+    Raises:
+        InvalidRequestError: a sentence cannot be sent; the message says which, counted from 0 over all of them.
+    """
+    if batch_size < 1:
+        raise InvalidRequestError(f"batch_size: is {batch_size}, must be 1 or more")
+    first = 0
+    for batch in _batches(sentences, batch_size):
+        try:
+            yield EncodeRequest(sentences=batch, truncate=truncate, model=model, model_version=model_version)
+        except (TypeError, ValueError):
+            raise InvalidRequestError(_unsendable_sentence(batch, first)) from None
+        first += len(batch)
+
+
+def model_request(name: str, version: str) -> GetModelRequest:
+    """Builds the request for one model's description."""
+    return _build(GetModelRequest, name=name, version=version)
+
+
+def _build(kind: type[M], **fields: Any) -> M:
+    """Makes a message; fields that are None stay unset."""
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"{_culprit(kind, fields)}: {error}") from None
+
+
+def _culprit(kind: type[Message], fields: dict[str, Any]) -> str:
+    """Finds the field that protobuf refuses: its own messages do not name it."""
+    for name, value in fields.items():
+        try:
+            kind(**{name: value})
+        except (TypeError, ValueError):
+            return name
+    return kind.__name__
+
+
+def _token_ids(text: str | None, tokens: Sequence[int] | None) -> dict[str, Sequence[int]] | None:
+    if tokens is None:
+        return None
+    if text is not None:
+        raise InvalidRequestError("tokens: give text or tokens, not both")
+    return {"ids": tokens}
+
+
+def _batches(sentences: Iterable[str], batch_size: int) -> Iterator[list[str]]:
+    batch: list[str] = []
+    characters = 0
+    for index, sentence in enumerate(sentences):
+        if not isinstance(sentence, str):
+            raise InvalidRequestError(f"sentences[{index}]: is {sentence!r}, must be a str")
+        if batch and (len(batch) == batch_size or characters + len(sentence) > _MOST_CHARACTERS):
+            yield batch
+            batch, characters = [], 0
+        batch.append(sentence)
+        characters += len(sentence)
+    if batch:
+        yield batch
+
+
+def _unsendable_sentence(batch: list[str], first: int) -> str:
+    for index, sentence in zip(itertools.count(first), batch, strict=False):
+        try:
+            EncodeRequest(sentences=[sentence])
+        except (TypeError, ValueError) as error:
+            return f"sentences[{index}]: {error}"
+    return "sentences: cannot be sent"
