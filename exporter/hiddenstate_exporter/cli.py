@@ -2,6 +2,7 @@
 
 import click
 
+from hiddenstate_exporter.cli_encoder import sentence_encoder
 from hiddenstate_exporter.cli_language_model import language_model
 
 
@@ -11,3 +12,4 @@ def train() -> None:
 
 
 train.add_command(language_model)
+train.add_command(sentence_encoder)
