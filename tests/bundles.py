@@ -81,7 +81,7 @@ def language_model_bundle(
         parameters=_count(weights, without="decoder.weight"),
         dtype=dtype,
         opset=OPSET,
-        variants={"float32": Variant(graphs=graphs, parity=_PARITY)},
+        variants={"fp32": Variant(graphs=graphs, parity=_PARITY)},
         language_model=LanguageModelSpec(
             state_size=2 * num_layers * hidden_size,
             output_offset=2 * (num_layers - 1) * hidden_size,
@@ -137,7 +137,7 @@ def sentence_encoder_bundle(
         parameters=_count(weights),
         dtype=dtype,
         opset=OPSET,
-        variants={"float32": Variant(graphs=graphs, parity=_PARITY)},
+        variants={"fp32": Variant(graphs=graphs, parity=_PARITY)},
         sentence_encoder=SentenceEncoderSpec(dimension=dimension, max_seq_length=max_seq_length, normalized=normalized),
         training=_TRAINING,
         metrics={"spearman": 0.0},

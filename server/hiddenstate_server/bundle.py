@@ -37,6 +37,7 @@ BUNDLE_FILE = "bundle.json"
 TOKENIZER_FILE = "tokenizer.json"
 CARD_FILE = "README.md"
 
+VariantName = Literal["fp32", "fp16", "int8"]  # what the products are computed in
 Kind = Literal["language_model", "sentence_encoder"]
 Size = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Index = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -127,7 +128,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     parameters: Size
     dtype: Literal["float32", "float16"]  # of the stored weights; graphs compute in float32
     opset: Size
-    variants: dict[str, Variant]
+    variants: dict[VariantName, Variant]
     language_model: LanguageModelSpec | None = None
     sentence_encoder: SentenceEncoderSpec | None = None
     training: Training

@@ -72,12 +72,7 @@ class EngineSettings:
     provider: Literal["auto", "cuda", "tensorrt", "cpu"] = setting(
         "auto", "Model execution", "What runs the models. auto takes CUDA where it works, else the CPU."
     )
-    variant: str = setting(
-        "fp32",
-        "Model execution",
-        "Which graphs of a bundle to run: fp32, or another that the bundle has.",
-        metavar="NAME",
-    )
+    variant: Literal["fp32", "fp16", "int8"] = setting("fp32", "Model execution", "Which graphs of a bundle to run.")
     threads: int = setting(0, "Model execution", "Threads of one model run. 0 lets the server choose.")
     max_batch: int = setting(64, "Model execution", "Most contexts or sentences in one model run.", minimum=1)
     max_batch_tokens: int = setting(

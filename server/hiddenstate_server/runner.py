@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hiddenstate_server.bundle import Bundle, LanguageModelSpec, SentenceEncoderSpec
+from hiddenstate_server.bundle import Bundle, LanguageModelSpec, SentenceEncoderSpec, VariantName
 from hiddenstate_server.errors import BundleError
 from hiddenstate_server.providers import Provider, make_session
 
@@ -26,7 +26,7 @@ class HeadOutput(NamedTuple):
 class LanguageModelRunner:
     """The two graphs of a language model."""
 
-    def __init__(self, bundle: Bundle, folder: Path, *, variant: str, provider: Provider, threads: int) -> None:
+    def __init__(self, bundle: Bundle, folder: Path, *, variant: VariantName, provider: Provider, threads: int) -> None:
         """Loads the graphs and runs each once.
 
         Raises:
@@ -85,7 +85,7 @@ class LanguageModelRunner:
 class EncoderRunner:
     """The graph of a sentence encoder."""
 
-    def __init__(self, bundle: Bundle, folder: Path, *, variant: str, provider: Provider, threads: int) -> None:
+    def __init__(self, bundle: Bundle, folder: Path, *, variant: VariantName, provider: Provider, threads: int) -> None:
         """Loads the graph and runs it once.
 
         Raises:
