@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from hiddenstate_exporter.cli_errors import clear_errors, command_line
+from hiddenstate_exporter.cli_errors import EXIT_INTERRUPTED, clear_errors, command_line, take_options
 
 EPILOG = """
 \b
@@ -53,7 +53,7 @@ Examples:
 )
 @click.option("--bidirectional", is_flag=True, help="Refused: a language model may not read the next word.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Streams of text read side by side.")
-@click.option("--bptt", type=click.IntRange(min=1), default=64, help="Tokens that a gradient flows back through.")
+@click.option("--bptt", type=click.IntRange(min=1), default=32, help="Tokens that a gradient flows back through.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=2e-3, help="Peak learning rate.")
 @click.option(
     "--schedule",
@@ -73,7 +73,7 @@ Examples:
     default=5,
     help="Stop after so many validations in a row without a better perplexity.",
 )
-@click.option("--validations-per-epoch", type=click.IntRange(min=1), default=2, help="How often to validate.")
+@click.option("--validations-per-epoch", type=click.IntRange(min=1), default=1, help="How often to validate.")
 @click.option("--seed", type=int, default=0, help="Of weights, dropout and samples.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: as many as torch likes]")
 @click.option(
@@ -90,16 +90,31 @@ Examples:
 )
 @click.pass_context
 @clear_errors
-def language_model(ctx: click.Context, /, **options: Any) -> None:
+def language_model(ctx: click.Context, /, **given: Any) -> None:
     """Train a recurrent language model on text.
 
     Text is cut into paragraphs and words (cased; punctuation signs are words); one block in 40 is held out for
     validation and one for test. The weights with the best validation perplexity are kept in RUN_DIR/best.pt with their
     perplexity and accuracy on the test text. Ctrl-C ends the run and keeps them too.
     """
-    if options["threads"]:
-        os.environ.setdefault("RAYON_NUM_THREADS", str(options["threads"]))  # the tokenizer's threads
-    from hiddenstate_exporter.language_model_run import run
+    if given["threads"]:
+        os.environ.setdefault("RAYON_NUM_THREADS", str(given["threads"]))  # the tokenizer's threads
+    import torch
 
-    command = command_line(ctx, leave_out=("resume", "data_description"))
-    run(command=command, echo=click.echo, **options)
+    from hiddenstate_exporter import language_model_run
+    from hiddenstate_exporter.language_model import LanguageModelConfig
+    from hiddenstate_exporter.training import TrainingOptions
+
+    if given["threads"]:
+        torch.set_num_threads(given["threads"])
+    outcome = language_model_run.run(
+        given["sources"],
+        take_options(LanguageModelConfig, given),
+        take_options(language_model_run.ReadingOptions, given),
+        take_options(TrainingOptions, given),
+        command=command_line(ctx, leave_out=("resume", "data_description")),
+        data_description=given["data_description"],
+        echo=click.echo,
+    )
+    if outcome.ending == "interrupted":
+        ctx.exit(EXIT_INTERRUPTED)

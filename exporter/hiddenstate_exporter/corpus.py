@@ -55,15 +55,15 @@ def read_sources(sources: Sequence[str]) -> list[Document]:
 
 
 def split(documents: Iterable[Document]) -> Split:
-    """Deals blocks of consecutive paragraphs out to train, valid and test; the same documents give the same split.
+    """Deals blocks of consecutive paragraphs out to train, valid and test.
 
-    A block never spans two documents. One block of 40 goes to valid and another to test, so every large source is
-    represented in all three.
+    The same documents, in any order, give the same split. A block never spans two documents. One block of 40 goes to
+    valid and another to test, so every large source is represented in all three.
 
     Raises:
         CorpusError: the text is too short to hold anything out.
     """
-    documents = list(documents)
+    documents = sorted(documents, key=lambda document: (document.name, document.paragraphs))
     words = sum(_count_words(paragraph) for document in documents for paragraph in document.paragraphs)
     block_words = min(BLOCK_WORDS, words // (4 * PERIOD))  # smaller blocks for a small corpus
     parts = Split([], [], [])

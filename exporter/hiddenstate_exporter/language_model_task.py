@@ -91,10 +91,18 @@ class LanguageModelTask:
         return score(self.model, self._valid, special_ids=()).perplexity
 
     def state_dict(self) -> dict[str, Any]:
-        return {"state": self._state}
+        return {"state": self._state, "windows": self._windows()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, now in self._windows().items():
+            then = state["windows"][name]
+            if then != now:
+                raise ValueError(f"the run to resume has {name} {then}, not {now}; resume with the same")
         self._state = state["state"]
+
+    def _windows(self) -> dict[str, int]:
+        """What decides which tokens are in which window: it may not change within a run."""
+        return {"batch_size": self._batch_size, "bptt": self._bptt, "seed": self._seed, "tokens": len(self._train)}
 
 
 @torch.no_grad()

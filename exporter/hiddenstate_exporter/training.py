@@ -1,73 +1,27 @@
-"""The training loop, whatever is trained: steps, clipping, schedule, validation, early stopping, resuming.
-
-A run folder holds
-    best.pt     the weights with the best validation number (to export)
-    last.pt     the latest state, optimiser and random generator included (to resume)
-    log.jsonl   one line per validation
-"""
+"""The training loop, whatever is trained: steps, clipping, schedule, validation, early stopping, resuming."""
 
 import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from hiddenstate_exporter.checkpoint import Checkpoint, Kind, load_checkpoint, save_checkpoint
+from hiddenstate_exporter.checkpoint import Checkpoint, save_checkpoint
 from hiddenstate_exporter.interruption import Interruption
 from hiddenstate_exporter.progress import Reporter
+from hiddenstate_exporter.run_dir import RunDir, TrainingError
 from hiddenstate_exporter.schedule import Schedule
+from hiddenstate_exporter.task import Origin, Task
 
-Batch = TypeVar("Batch")
+__all__ = ["Ending", "Origin", "Outcome", "Task", "TrainingError", "TrainingOptions", "train"]
+
 Ending = Literal["max_epochs", "max_minutes", "patience", "interrupted"]
-
-
-class TrainingError(Exception):
-    """Training cannot start or go on; the message says what to change and what was kept."""
-
-
-class Task(Protocol[Batch]):
-    """What is trained. All randomness outside `batches` comes from torch's global generator."""
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    @property
-    def metric(self) -> str:
-        """The name of what `validate` returns, such as "perplexity"."""
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """Yields `steps_per_epoch` batches; the same ones each time it is called with the same epoch."""
-
-    def loss(self, batch: Batch) -> tuple[Tensor, int]:
-        """Returns the mean loss (a scalar with a gradient) and how many tokens it covers."""
-
-    def validate(self) -> float:
-        """Returns the validation number: lower is better. Called in eval mode without gradients."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns what the task carries from one batch to the next (empty if nothing)."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """What is written into every checkpoint beside the weights."""
-
-    kind: Kind
-    config: Mapping[str, Any]
-    tokenizer: str
-    data: str
-    command: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +45,7 @@ class TrainingOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a run ended."""
+    """How a run ended. `best` is infinite if it ended before the first validation."""
 
     ending: Ending
     best: float
@@ -125,33 +79,20 @@ def train(
     """Trains until a limit of `options` or Ctrl-C, and leaves the best weights in `run_dir/best.pt`.
 
     With `options.resume` it continues from `run_dir/last.pt` and computes the same numbers as an unbroken run (on the
-    CPU, as long as the schedule does not depend on time).
+    CPU, as long as the schedule does not depend on time). To be called in the main thread: it handles signals.
 
     Raises:
         TrainingError: the run folder cannot be used, there is nothing to resume, or the loss became NaN.
         CheckpointError: a checkpoint cannot be read or written.
     """
-    _prepare_run_dir(options)
     run = _Run(task, origin, options, reporter or Reporter(task.metric), clock)
+    run.files.prepare(options.resume)
     if options.resume:
         run.restore()
     else:
         torch.manual_seed(options.seed)
     with run.reporter, Interruption() as interruption:
         return run.until_end(interruption)
-
-
-def _prepare_run_dir(options: TrainingOptions) -> None:
-    last = options.run_dir / "last.pt"
-    try:
-        options.run_dir.mkdir(parents=True, exist_ok=True)
-        (options.run_dir / "log.jsonl").open("a").close()
-    except OSError as error:
-        raise TrainingError(f"{options.run_dir}: cannot be used as run folder: {error.strerror}") from None
-    if options.resume and not last.exists():
-        raise TrainingError(f"{last}: no such file; there is nothing to resume (leave --resume out to start)")
-    if not options.resume and last.exists():
-        raise TrainingError(f"{options.run_dir}: holds a run already; continue it with --resume or name another folder")
 
 
 class _Run:
@@ -166,6 +107,7 @@ class _Run:
         clock: Callable[[], float],
     ) -> None:
         self.task, self.origin, self.options, self.reporter, self.clock = task, origin, options, reporter, clock
+        self.files = RunDir(options.run_dir)
         self.optimizer = torch.optim.AdamW(
             task.model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True
         )
@@ -180,29 +122,9 @@ class _Run:
         self.device_type = next(task.model.parameters()).device.type
         self._started = clock()
 
-    @property
-    def best_path(self) -> Path:
-        return self.options.run_dir / "best.pt"
-
-    @property
-    def last_path(self) -> Path:
-        return self.options.run_dir / "last.pt"
-
-    def until_end(self, interruption: Interruption) -> Outcome:
-        before = self.progress.seconds
-        self._started = self.clock() - before
-        while self.progress.epoch < self.options.max_epochs:
-            ending = self._epoch(interruption)
-            if ending is not None:
-                return self._outcome(ending)
-        return self._outcome("max_epochs")
-
     def restore(self) -> None:
         """Takes up `last.pt`: weights, optimiser, schedule, progress, random generator, what the task carries."""
-        last = load_checkpoint(self.last_path)
-        if last.optimizer is None or last.schedule is None or last.progress is None or last.rng is None:
-            raise TrainingError(f"{self.last_path}: has no optimiser state, so training cannot continue from it")
-        self._check_same_model(last)
+        last = self.files.load_last(self.origin)
         self.task.model.load_state_dict(dict(last.model))
         self.optimizer.load_state_dict(dict(last.optimizer))
         self.schedule.load_state_dict(last.schedule)
@@ -210,40 +132,65 @@ class _Run:
         self.task.load_state_dict(last.progress["task"])
         torch.set_rng_state(last.rng)
 
-    def _check_same_model(self, last: Checkpoint) -> None:
-        for name in sorted({*last.config, *self.origin.config}):
-            then, now = last.config.get(name), self.origin.config.get(name)
-            if then != now:
-                raise TrainingError(
-                    f"{self.last_path}: was trained with {name} {then}, not {now}; resume with the same"
-                )
-        if last.tokenizer != self.origin.tokenizer:
-            raise TrainingError(f"{self.last_path}: was trained with another vocabulary; resume with the same data")
+    def until_end(self, interruption: Interruption) -> Outcome:
+        self._started = self.clock() - self.progress.seconds
+        ending = self._limit_reached()
+        while ending is None:
+            ending = self._epoch(interruption)
+        return Outcome(
+            ending=ending,
+            best=self.progress.best,
+            best_path=self.files.best,
+            epochs=self._epochs(),
+            seconds=self.progress.seconds,
+        )
+
+    def _limit_reached(self) -> Ending | None:
+        if self.progress.epoch >= self.options.max_epochs:
+            return "max_epochs"
+        if self.progress.bad_validations >= self.options.patience:
+            return "patience"
+        return "max_minutes" if self._out_of_time() else None
+
+    def _out_of_time(self) -> bool:
+        limit = self.options.max_minutes
+        return limit is not None and self.progress.seconds >= limit * 60
 
     def _epoch(self, interruption: Interruption) -> Ending | None:
         """Runs the rest of the current epoch; returns why the run ends here, or None."""
         every = math.ceil(self.task.steps_per_epoch / self.options.validations_per_epoch)
         for batch in itertools.islice(self.task.batches(self.progress.epoch), self.progress.step, None):
             self._step(batch)
-            last_step = self.progress.step >= self.task.steps_per_epoch
-            out_of_time = self._out_of_time()
-            if last_step or out_of_time or self.progress.step % every == 0:
+            ending = self._limit_reached()
+            if ending or self.progress.step == self.task.steps_per_epoch or self.progress.step % every == 0:
                 self._validate()
-                if self.progress.bad_validations >= self.options.patience:
-                    return self._ended("patience")
-            if out_of_time:
-                return self._ended("max_minutes")
-            if interruption.requested:
-                return self._ended("interrupted")
+                ending = self._limit_reached()
+            if ending is None and interruption.requested:
+                ending = "interrupted"
+            if ending is not None:
+                self._keep_something()
+                self._save_last()
+                return ending
         self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
         self._save_last()
-        return None
+        return self._limit_reached()
 
     def _step(self, batch: Any) -> None:
         progress = self.progress
         lr = self.schedule.at(progress.total_steps, self.clock() - self._started)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        loss, tokens = self._update(batch)
+        progress.step += 1
+        progress.total_steps += 1
+        progress.total_tokens += tokens
+        progress.seconds = self.clock() - self._started
+        progress.loss_sum += loss * tokens
+        progress.loss_tokens += tokens
+        self.reporter.step(progress.epoch, progress.step, self.task.steps_per_epoch, loss, tokens, lr)
+
+    def _update(self, batch: Any) -> tuple[float, int]:
+        """Does one step of gradient descent; returns the loss before it and the number of tokens."""
         self.task.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.options.bf16):
@@ -254,22 +201,12 @@ class _Run:
         if not (math.isfinite(value) and math.isfinite(norm.item())):
             raise TrainingError(self._not_finite(value))
         self.optimizer.step()
-        progress.step += 1
-        progress.total_steps += 1
-        progress.total_tokens += tokens
-        progress.seconds = self.clock() - self._started
-        progress.loss_sum += value * tokens
-        progress.loss_tokens += tokens
-        self.reporter.step(progress.epoch, progress.step, self.task.steps_per_epoch, value, tokens, lr)
+        return value, tokens
 
     def _not_finite(self, loss: float) -> str:
-        kept = f"{self.best_path} keeps the best weights" if self.best_path.exists() else "no weights were kept yet"
+        kept = f"{self.files.best} keeps the best weights" if self.files.best.exists() else "no weights were kept yet"
         at = f"step {self.progress.step + 1} of epoch {self.progress.epoch + 1}"
         return f"loss {loss} or its gradient is not finite at {at}; {kept}; try a lower --lr or --clip"
-
-    def _out_of_time(self) -> bool:
-        limit = self.options.max_minutes
-        return limit is not None and self.progress.seconds >= limit * 60
 
     def _validate(self) -> None:
         progress = self.progress
@@ -281,7 +218,7 @@ class _Run:
         progress.bad_validations = 0 if better else progress.bad_validations + 1
         if better:
             progress.best = number
-            save_checkpoint(self.best_path, self._checkpoint({self.task.metric: number}))
+            save_checkpoint(self.files.best, self._checkpoint({self.task.metric: number}))
         else:
             self.schedule.on_no_improvement()
         self._log(number, better)
@@ -291,7 +228,7 @@ class _Run:
     def _log(self, number: float, better: bool) -> None:
         progress = self.progress
         self.reporter.validation(
-            self.options.run_dir / "log.jsonl",
+            self.files.log,
             {
                 "epoch": round(self._epochs(), 3),
                 "step": progress.total_steps,
@@ -304,9 +241,10 @@ class _Run:
             },
         )
 
-    def _ended(self, ending: Ending) -> Ending:
-        self._save_last()
-        return ending
+    def _keep_something(self) -> None:
+        """Leaves a best.pt even if the run ends before its first validation."""
+        if math.isinf(self.progress.best):
+            save_checkpoint(self.files.best, self._checkpoint({}))
 
     def _save_last(self) -> None:
         last = dataclasses.replace(
@@ -316,7 +254,7 @@ class _Run:
             progress={"run": dataclasses.asdict(self.progress), "task": self.task.state_dict()},
             rng=torch.get_rng_state(),
         )
-        save_checkpoint(self.last_path, last)
+        save_checkpoint(self.files.last, last)
 
     def _checkpoint(self, metrics: Mapping[str, float]) -> Checkpoint:
         return Checkpoint(
@@ -335,12 +273,3 @@ class _Run:
 
     def _epochs(self) -> float:
         return self.progress.epoch + self.progress.step / self.task.steps_per_epoch
-
-    def _outcome(self, ending: Ending) -> Outcome:
-        return Outcome(
-            ending=ending,
-            best=self.progress.best,
-            best_path=self.best_path,
-            epochs=self._epochs(),
-            seconds=self.progress.seconds,
-        )
