@@ -60,7 +60,7 @@ def language_model_bundle(
     """Writes a language model to `folder/name/version` and returns that path."""
     target = _new_folder(folder, name, version)
     vocabulary = [*SPECIALS, *words]
-    _word_tokenizer(vocabulary).save(str(target / TOKENIZER_FILE))
+    word_tokenizer(vocabulary).save(str(target / TOKENIZER_FILE))
     weights = language_model_weights(len(vocabulary), hidden_size, embedding_size, num_layers, seed)
     ranks = word_ranks(vocabulary, range(len(SPECIALS)))
     graphs = write_language_model_graphs(target, weights, ranks, dtype=dtype)
@@ -117,7 +117,7 @@ def sentence_encoder_bundle(
     """Writes a sentence encoder to `folder/name/version` and returns that path."""
     target = _new_folder(folder, name, version)
     vocabulary = [*SPECIALS, *words]
-    _word_tokenizer(vocabulary).save(str(target / TOKENIZER_FILE))
+    word_tokenizer(vocabulary).save(str(target / TOKENIZER_FILE))
     weights = sentence_encoder_weights(len(vocabulary), hidden_size, embedding_size, num_layers, dimension, seed)
     graphs = write_sentence_encoder_graphs(target, weights, pooling=pooling, normalized=normalized, dtype=dtype)
     bundle = Bundle(
@@ -195,7 +195,8 @@ def _count(weights: Weights, without: str = "") -> int:
     return sum(array.size for name, array in weights.items() if name != without)
 
 
-def _word_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
+def word_tokenizer(vocabulary: Sequence[str]) -> Tokenizer:
+    """Makes a tokenizer of these words; their places in the list are their ids."""
     tokenizer = Tokenizer(WordLevel({word: token_id for token_id, word in enumerate(vocabulary)}, unk_token=UNK))
     words = Regex(r"\w+(?:['\u2019-]\w+)*|[^\w\s]")
     tokenizer.pre_tokenizer = Split(words, behavior="removed", invert=True)

@@ -3,7 +3,10 @@
 import click
 
 from hiddenstate_exporter.cli_encoder import sentence_encoder
+from hiddenstate_exporter.cli_export import evaluate, export
 from hiddenstate_exporter.cli_language_model import language_model
+
+__all__ = ["evaluate", "export", "train"]
 
 
 @click.group("train")

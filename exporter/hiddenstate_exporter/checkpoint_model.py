@@ -1,0 +1,95 @@
+"""Turns a checkpoint back into a PyTorch model, and says exactly what is wrong if it cannot."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hiddenstate_exporter.checkpoint import Checkpoint, CheckpointError
+from hiddenstate_exporter.language_model import LanguageModel, LanguageModelConfig
+from hiddenstate_exporter.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
+from hiddenstate_exporter.weights import StoredDtype, Weights, round_weights
+
+Config = TypeVar("Config", LanguageModelConfig, SentenceEncoderConfig)
+Model = TypeVar("Model", LanguageModel, SentenceEncoder)
+
+
+def language_model_of(checkpoint: Checkpoint) -> LanguageModel:
+    """Returns the language model of a checkpoint, float32, in eval mode.
+
+    Raises:
+        CheckpointError: config and tensors do not make a language model; the message names the field or tensor.
+    """
+    config = _config(LanguageModelConfig, checkpoint)
+    model = _model(LanguageModel, config, checkpoint.model)
+    if config.tied and not torch.equal(checkpoint.model["decoder.weight"], checkpoint.model["embedding.weight"]):
+        raise CheckpointError("tensor 'decoder.weight' differs from 'embedding.weight', but config.tied is true")
+    return model
+
+
+def sentence_encoder_of(checkpoint: Checkpoint) -> SentenceEncoder:
+    """Returns the sentence encoder of a checkpoint, float32, in eval mode.
+
+    Raises:
+        CheckpointError: config and tensors do not make a sentence encoder; the message names the field or tensor.
+    """
+    return _model(SentenceEncoder, _config(SentenceEncoderConfig, checkpoint), checkpoint.model)
+
+
+def weights_of(model: nn.Module) -> Weights:
+    """Returns a model's tensors as arrays, by their names in the state_dict."""
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def round_model(model: nn.Module, dtype: StoredDtype) -> None:
+    """Rounds a model's weights in place, as storing them in `dtype` does.
+
+    Raises:
+        WeightsError: a tensor holds values that are not finite, or too large for `dtype`.
+    """
+    rounded = round_weights(weights_of(model), dtype)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in rounded.items()})
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Returns how many parameters a model has; shared ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _config(kind: type[Config], checkpoint: Checkpoint) -> Config:
+    values = dict(checkpoint.config)
+    known = {field.name: field for field in fields(kind)}
+    unknown = sorted(values.keys() - known.keys())
+    missing = [name for name, field in known.items() if field.default is MISSING and name not in values]
+    if unknown or missing:
+        problem = f"{unknown[0]} is not known" if unknown else f"{missing[0]} is missing"
+        raise CheckpointError(f"config.{problem}; this release cannot read the checkpoint")
+    try:
+        return kind(**values)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"config: {error}") from None
+
+
+def _model(kind: Callable[[Any], Model], config: Any, tensors: Mapping[str, Tensor]) -> Model:
+    with torch.device("meta"):  # shapes only: a damaged config may ask for any size
+        expected = {name: tensor.shape for name, tensor in kind(config).state_dict().items()}
+    _check_tensors(expected, tensors)
+    model = kind(config)
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return model.eval()
+
+
+def _check_tensors(expected: Mapping[str, torch.Size], tensors: Mapping[str, Tensor]) -> None:
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise CheckpointError(f"tensor {name!r} is missing")
+        if tensors[name].shape != shape:
+            found, wanted = list(tensors[name].shape), list(shape)
+            raise CheckpointError(f"tensor {name!r} has shape {found}, but the config asks for {wanted}")
+        if not tensors[name].is_floating_point():
+            raise CheckpointError(f"tensor {name!r} is {tensors[name].dtype}, not a floating-point type")
+    for name in tensors:
+        if name not in expected:
+            raise CheckpointError(f"tensor {name!r} does not belong to a model of this config")

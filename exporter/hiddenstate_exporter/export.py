@@ -1,0 +1,103 @@
+"""Publishes a checkpoint as a bundle: builds it, compares it with PyTorch, and only then puts it in place."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from hiddenstate_exporter.build import Label, build_bundle, finite
+from hiddenstate_exporter.checkpoint import Checkpoint, load_checkpoint
+from hiddenstate_exporter.evaluation import Track
+from hiddenstate_exporter.measurement import NO_DATA, Data, check_nothing_lost, measure
+from hiddenstate_exporter.model_card import model_card
+from hiddenstate_exporter.publication import check_target, next_version, staged
+from hiddenstate_exporter.weights import StoredDtype
+from hiddenstate_server.bundle import CARD_FILE, Bundle, load_bundle, write_bundle
+
+
+class ExportError(ValueError):
+    """A checkpoint cannot be published; the message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """What to publish it as."""
+
+    to: Path
+    name: str | None = None  # the name of the folder that the checkpoint lies in
+    version: str | None = None  # the next whole number
+    license: str = "not stated"
+    dtype: StoredDtype = "float16"
+    data: Data = NO_DATA  # to measure it on, and compare it with the checkpoint
+    check: bool = False  # do everything except publish
+
+
+def export(
+    path: Path, options: ExportOptions, *, echo: Callable[[str], None] = lambda line: None, track: Track = iter
+) -> Path:
+    """Publishes the checkpoint at `path` as `to/NAME/VERSION` and returns that folder.
+
+    Raises:
+        ExportError: the checkpoint is damaged or its parts contradict each other, the graphs differ from PyTorch, or
+            the numbers on `data` differ from the checkpoint's.
+        PublicationError: the target exists or cannot be written.
+        CheckpointError: the file cannot be read.
+    """
+    checkpoint = load_checkpoint(path)
+    name = options.name or path.absolute().parent.name
+    version = options.version or next_version(options.to / name)
+    target = options.to / name / version
+    label = Label(name=name, version=version, license=options.license, dtype=options.dtype)
+    with _scratch(target) if options.check else staged(target) as folder:
+        with _naming(path):
+            bundle = _build(folder, checkpoint, label, options.data, track)
+        for line in _explain(bundle, folder):
+            echo(line)
+    echo(f"{target}: would be written (nothing was: --check)" if options.check else f"{target}: written")
+    return target
+
+
+def _build(folder: Path, checkpoint: Checkpoint, label: Label, data: Data, track: Track) -> Bundle:
+    bundle = build_bundle(folder, checkpoint, label)
+    if data:
+        measured = measure(folder, bundle, data, checkpoint=checkpoint, track=track)
+        check_nothing_lost(measured)
+        bundle = msgspec.structs.replace(bundle, metrics={**bundle.metrics, **finite(measured.onnx)})
+        bundle = write_bundle(bundle, folder)
+    (folder / CARD_FILE).write_text(model_card(bundle, size=_size(folder)), encoding="utf-8")
+    return load_bundle(folder)  # as a server will read it
+
+
+def _explain(bundle: Bundle, folder: Path) -> Iterator[str]:
+    yield f"model: {bundle.kind.replace('_', ' ')}, {bundle.architecture}, {bundle.parameters:,} parameters"
+    yield f"tokenizer: {bundle.vocab_size:,} tokens"
+    for name, variant in bundle.variants.items():
+        yield (
+            f"parity of {name} graphs with PyTorch: differs by at most {variant.parity.worst:.2g} in "
+            f"{variant.parity.cases} cases, allowed is {variant.parity.tolerance:.2g}"
+        )
+    yield "metrics: " + (", ".join(f"{name} {value:.4g}" for name, value in bundle.metrics.items()) or "none")
+    yield f"size: {_size(folder) / 1e6:.1f} MB, weights stored as {bundle.dtype}"
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+@contextlib.contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    check_target(target)
+    with tempfile.TemporaryDirectory(prefix="hiddenstate-export-") as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Puts the checkpoint's path before every problem with its content."""
+    try:
+        yield
+    except ValueError as error:
+        raise ExportError(f"{path}: {error}") from error

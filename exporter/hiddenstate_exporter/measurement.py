@@ -1,0 +1,131 @@
+"""Measures a bundle on a person's data, beside the PyTorch checkpoint that it came from if that is at hand."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tokenizers import Tokenizer
+
+from hiddenstate_exporter.checkpoint import Checkpoint
+from hiddenstate_exporter.checkpoint_model import language_model_of, sentence_encoder_of
+from hiddenstate_exporter.corpus import read_sources, split
+from hiddenstate_exporter.distillation import encode
+from hiddenstate_exporter.evaluation import Track, encode_sentences, score_language_model
+from hiddenstate_exporter.language_model_task import score
+from hiddenstate_exporter.onnx_model import IdArray, OnnxLanguageModel, OnnxSentenceEncoder
+from hiddenstate_exporter.sts import read_sts, spearman
+from hiddenstate_exporter.vocabulary import encode_stream, load_tokenizer
+from hiddenstate_server.bundle import TOKENIZER_FILE, Bundle
+
+Part = Literal["test", "valid", "train", "all"]
+
+PERPLEXITY, SPEARMAN = "perplexity", "sts_dev_spearman"
+PERPLEXITY_TOLERANCE = 1e-3  # relative: what storing weights in half precision may cost
+SPEARMAN_TOLERANCE = 1e-3  # absolute
+
+
+class MeasurementError(ValueError):
+    """A bundle cannot be measured on this data, or is worse than the checkpoint it came from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """What to measure on: text for language models, sentence pairs for encoders."""
+
+    sources: Sequence[str] = ()  # as for training
+    part: Part = "test"
+    sts: Path | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.sources) or self.sts is not None
+
+
+NO_DATA = Data()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Numbers by name: the bundle's, and those of the checkpoint (empty without one)."""
+
+    onnx: Mapping[str, float]
+    torch: Mapping[str, float]
+
+
+def measure(
+    folder: Path, bundle: Bundle, data: Data, *, checkpoint: Checkpoint | None = None, track: Track = iter
+) -> Measured:
+    """Measures the bundle in `folder`, and the checkpoint with its weights unrounded.
+
+    Raises:
+        MeasurementError: the data is of the wrong sort, or the checkpoint of another kind.
+        CorpusError: a source of text cannot be read.
+        StsError: the file of pairs cannot be read.
+    """
+    if checkpoint is not None and checkpoint.kind != bundle.kind:
+        raise MeasurementError(f"the checkpoint is a {checkpoint.kind}, the bundle a {bundle.kind}")
+    of_kind = _language_model if bundle.kind == "language_model" else _sentence_encoder
+    return of_kind(folder, bundle, data, checkpoint, track)
+
+
+def check_nothing_lost(measured: Measured) -> None:
+    """Compares the bundle's numbers with the checkpoint's, where both are known.
+
+    Raises:
+        MeasurementError: one is further off than storing weights in half precision may cost.
+    """
+    allowed = {PERPLEXITY: PERPLEXITY_TOLERANCE * measured.torch.get(PERPLEXITY, 0.0), SPEARMAN: SPEARMAN_TOLERANCE}
+    for name in allowed.keys() & measured.torch.keys():
+        onnx, reference = measured.onnx[name], measured.torch[name]
+        if not abs(onnx - reference) <= allowed[name]:
+            raise MeasurementError(
+                f"{name} is {onnx:.6g} with the bundle but {reference:.6g} with the checkpoint; "
+                f"a difference of {allowed[name]:.2g} is allowed"
+            )
+
+
+def _language_model(folder: Path, bundle: Bundle, data: Data, checkpoint: Checkpoint | None, track: Track) -> Measured:
+    spec = bundle.language_model
+    assert spec is not None  # load_bundle has checked it
+    stream = _stream(data, load_tokenizer(folder / TOKENIZER_FILE))
+    onnx = score_language_model(OnnxLanguageModel(folder, _graphs(bundle)), spec, stream, track=track)
+    if checkpoint is None:
+        return Measured(asdict(onnx), {})
+    specials, tokens = spec.special_token_ids, torch.from_numpy(stream)
+    return Measured(
+        asdict(onnx),
+        asdict(score(language_model_of(checkpoint), tokens, special_ids=specials, unk_id=spec.unk_token_id)),
+    )
+
+
+def _sentence_encoder(
+    folder: Path, bundle: Bundle, data: Data, checkpoint: Checkpoint | None, track: Track
+) -> Measured:
+    spec = bundle.sentence_encoder
+    assert spec is not None  # load_bundle has checked it
+    if data.sts is None:
+        raise MeasurementError("a sentence encoder is measured on pairs of sentences: give --sts FILE")
+    pairs, tokenizer = read_sts(data.sts), load_tokenizer(folder / TOKENIZER_FILE)
+    onnx_model = OnnxSentenceEncoder(folder, _graphs(bundle))
+    onnx = spearman(
+        lambda texts: encode_sentences(onnx_model, tokenizer, texts, max_seq_length=spec.max_seq_length, track=track),
+        pairs,
+    )
+    if checkpoint is None:
+        return Measured({SPEARMAN: onnx}, {})
+    model = sentence_encoder_of(checkpoint)
+    return Measured({SPEARMAN: onnx}, {SPEARMAN: spearman(lambda texts: encode(model, tokenizer, texts), pairs)})
+
+
+def _graphs(bundle: Bundle) -> Mapping[str, str]:
+    return next(iter(bundle.variants.values())).graphs
+
+
+def _stream(data: Data, tokenizer: Tokenizer) -> IdArray:
+    if not data.sources:
+        raise MeasurementError("a language model is measured on text: give --data SOURCE")
+    documents = read_sources(data.sources)
+    if data.part == "all":
+        return encode_stream(tokenizer, [paragraph for document in documents for paragraph in document.paragraphs])
+    return encode_stream(tokenizer, getattr(split(documents), data.part))

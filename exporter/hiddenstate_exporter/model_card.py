@@ -1,0 +1,126 @@
+"""Writes the card of a bundle: what the model is, where it comes from, how good it is, and what it is not for."""
+
+from collections.abc import Iterable, Iterator
+
+from hiddenstate_exporter.notices import notices
+from hiddenstate_server.bundle import Bundle
+
+METRICS = {
+    "perplexity": ("Perplexity", "{:.2f}"),
+    "top1_accuracy": ("Next word is the first candidate", "{:.1%}"),
+    "top3_accuracy": ("Next word is among the first three", "{:.1%}"),
+    "unk_rate": ("Words outside the vocabulary", "{:.1%}"),
+    "valid_perplexity": ("Perplexity, validation text", "{:.2f}"),
+    "sts_dev_spearman": ("Spearman correlation on STS pairs", "{:.4f}"),
+    "teacher_sts_dev_spearman": ("Spearman correlation of its teacher on the same pairs", "{:.4f}"),
+    "valid_cosine_to_teacher": ("Mean cosine to its teacher, held-out sentences", "{:.4f}"),
+}
+
+
+def model_card(bundle: Bundle, *, size: int) -> str:
+    """Returns the text of README.md for a bundle of `size` bytes; Markdown, nothing in it depends on the time."""
+    sections = [
+        f"# {bundle.name} {bundle.version}",
+        _summary(bundle),
+        _table(("", ""), _facts(bundle, size)),
+        "## Use",
+        _usage(bundle),
+        "## Training",
+        f"Data: {bundle.training.data}",
+        f"Time: {_duration(bundle.training.seconds)}, {bundle.training.epochs:.3g} epochs. Command:",
+        _code(bundle.training.command),
+        "## Measured",
+        _table(("Held-out data", ""), _metrics(bundle)) if bundle.metrics else "Nothing was measured.",
+        "Accuracies count words; an unknown word is a miss." if "top1_accuracy" in bundle.metrics else "",
+        "## Same as PyTorch",
+        *_parity(bundle),
+        "## Limits",
+        *_limits(bundle),
+        "## Licence",
+        f"Weights: {bundle.license}.",
+        *notices(bundle.training),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def describe_metric(name: str, value: float) -> tuple[str, str]:
+    """Returns a metric's name and value as people read them."""
+    label, form = METRICS.get(name, (name.replace("_", " "), "{:.4g}"))
+    return label, form.format(value)
+
+
+def _summary(bundle: Bundle) -> str:
+    if bundle.kind == "language_model":
+        return "A recurrent language model: it says which words are likely to come next, and how likely a text is."
+    return "A recurrent sentence encoder: sentences that mean alike get vectors that lie close together."
+
+
+def _facts(bundle: Bundle, size: int) -> Iterator[tuple[str, str]]:
+    yield "Architecture", str(bundle.architecture)
+    yield "Parameters", f"{bundle.parameters:,}"
+    yield "Vocabulary", f"{bundle.vocab_size:,} tokens"
+    if bundle.language_model is not None:
+        yield "State of one context", f"{bundle.language_model.state_size * 4:,} bytes, however long the context is"
+    if bundle.sentence_encoder is not None:
+        spec = bundle.sentence_encoder
+        yield "Vectors", f"{spec.dimension} components{', of length 1' if spec.normalized else ''}"
+        yield "Longest sentence", f"{spec.max_seq_length} tokens; what is beyond is cut"
+    yield "Size", f"{size / 1e6:.1f} MB, weights stored as {bundle.dtype} and computed in float32"
+    yield "Format", f"ONNX, opset {bundle.opset}, with weights in one file beside the graphs"
+
+
+def _usage(bundle: Bundle) -> str:
+    if bundle.kind == "language_model":
+        call = f'client.predict("I would like to thank", model="{bundle.name}", top_k=5).candidates'
+        command = f'hiddenstate predict --model {bundle.name} "I would like to thank"'
+    else:
+        call = f'client.encode(["a sentence", "another one"], model="{bundle.name}")  # float32 [2, dimension]'
+        command = f'hiddenstate similarity --model {bundle.name} "a sentence" "another one"'
+    python = f'from hiddenstate import Client\n\nwith Client("127.0.0.1:50051") as client:\n    print({call})'
+    serve = "hiddenstate serve --models FOLDER  # the folder that holds " + bundle.name
+    return _code(f"{serve}\n{command}") + "\n\n" + _code(python, "python")
+
+
+def _metrics(bundle: Bundle) -> Iterator[tuple[str, str]]:
+    known = [name for name in METRICS if name in bundle.metrics]
+    others = sorted(bundle.metrics.keys() - METRICS.keys())
+    return (describe_metric(name, bundle.metrics[name]) for name in [*known, *others])
+
+
+def _parity(bundle: Bundle) -> Iterator[str]:
+    for name, variant in bundle.variants.items():
+        parity = variant.parity
+        yield (
+            f"The {name} graphs were compared with PyTorch in {parity.cases} cases of batch size, length, ragged "
+            f"lengths and initial state ({parity.provider}). No output was off by more than {parity.worst:.2g}; "
+            f"{parity.tolerance:.2g} is allowed."
+        )
+    if bundle.dtype != "float32":
+        yield f"Both sides had the weights rounded to {bundle.dtype}."
+
+
+def _limits(bundle: Bundle) -> Iterator[str]:
+    if bundle.language_model is not None:
+        yield (
+            "It knows the words of its vocabulary and the manner of its training text, with that text's age, subjects "
+            "and prejudices. Any other word is one and the same unknown word to it. It is for suggesting and scoring "
+            "words, not for answering questions; what it writes is not checked for truth."
+        )
+    else:
+        yield (
+            "It imitates its teacher on sentences like those it was trained on, and does worse than the teacher, most "
+            "of all on other subjects and languages and on long texts. Negation and numbers move its vectors little."
+        )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
+
+
+def _table(head: tuple[str, str], rows: Iterable[tuple[str, str]]) -> str:
+    lines = [head, ("---", "---"), *rows]
+    return "\n".join(f"| {left.replace('|', '/')} | {right.replace('|', '/')} |" for left, right in lines)
+
+
+def _code(text: str, language: str = "") -> str:
+    return f"```{language}\n{text}\n```"
