@@ -1,0 +1,82 @@
+"""Tokenizers of words."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from hiddenstate_exporter.vocabulary import (
+    VocabularyError,
+    encode_stream,
+    eos_id,
+    load_tokenizer,
+    tokenizer_from_text,
+    train_word_tokenizer,
+    unk_id,
+)
+
+TEXT = ["The cat saw the dog.", "the dog saw the cat, the end"]
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("don't stop, well-to-do!", ["don't", "stop", ",", "well-to-do", "!"]),
+        ("“I don’t”—she said…", ['"', "I", "don't", '"', "--", "she", "said", "..."]),  # noqa: RUF001
+        ("the 19th of May, 1,234.50", ["the", "19th", "of", "May", ",", "1", ",", "234", ".", "50"]),
+        ("he--was 'quoted' (twice)", ["he", "--", "was", "'", "quoted", "'", "(", "twice", ")"]),
+        ("Größe e\u0301te\u0301", ["Größe", "été"]),
+        ("  \n ", []),
+    ],
+)
+def test_text_is_cut_into_words_and_signs(text: str, tokens: list[str]) -> None:
+    words = sorted(set(tokens)) or ["word"]
+    tokenizer = train_word_tokenizer([" ".join(words)], len(words) + 2)
+    assert tokenizer.encode(text).tokens == tokens
+
+
+def test_ids_rise_as_frequency_falls_after_the_specials() -> None:
+    tokenizer = train_word_tokenizer(TEXT, 6)
+    assert [tokenizer.id_to_token(i) for i in range(6)] == ["<eos>", "<unk>", "the", "cat", "dog", "saw"]
+    assert (eos_id(tokenizer), unk_id(tokenizer)) == (0, 1)
+
+
+def test_training_twice_gives_the_same_tokenizer() -> None:
+    assert train_word_tokenizer(TEXT, 7).to_str() == train_word_tokenizer(list(TEXT), 7).to_str()
+
+
+def test_a_vocabulary_larger_than_the_text_supports_is_refused_with_the_largest() -> None:
+    with pytest.raises(VocabularyError, match="a vocabulary of 50 is asked for, but the text supports only 10"):
+        train_word_tokenizer(TEXT, 50)
+
+
+def test_a_stream_has_an_end_before_and_after_each_paragraph_and_keeps_case() -> None:
+    tokenizer = train_word_tokenizer(TEXT, 6)
+    stream = encode_stream(tokenizer, ["The cat", "", "saw the dog"])
+    assert stream.dtype == np.int64
+    assert stream.tolist() == [0, 1, 3, 0, 0, 5, 2, 4, 0]
+
+
+def test_a_tokenizer_survives_its_file(tmp_path: Path) -> None:
+    tokenizer = train_word_tokenizer(TEXT, 6)
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(str(path))
+    assert load_tokenizer(path).encode("the cat’s").ids == tokenizer.encode("the cat's").ids  # noqa: RUF001
+
+
+def test_files_that_are_no_tokenizers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(VocabularyError, match=r"gone\.json"):
+        load_tokenizer(tmp_path / "gone.json")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(VocabularyError, match="not a tokenizer"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+    with pytest.raises(VocabularyError, match="not a tokenizer"):
+        tokenizer_from_text("nonsense")
+
+
+def test_a_tokenizer_without_the_special_tokens_is_refused() -> None:
+    from tokenizers.models import WordLevel
+
+    with pytest.raises(VocabularyError, match="has no <eos>"):
+        eos_id(Tokenizer(WordLevel({"a": 0}, unk_token="a")))
