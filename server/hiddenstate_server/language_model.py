@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import numpy as np
 
@@ -145,7 +145,7 @@ class LanguageModel:
 
     async def generate(
         self, context: Context, *, options: GenerateOptions, deadline: float = math.inf
-    ) -> AsyncIterator[GeneratedToken]:
+    ) -> AsyncGenerator[GeneratedToken, None]:
         """Continues a context token by token; closing the iterator abandons the work.
 
         Raises:

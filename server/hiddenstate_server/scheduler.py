@@ -16,7 +16,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from hiddenstate_server.errors import (
@@ -156,7 +156,7 @@ class Scheduler(Generic[W]):
             if work.error:
                 raise work.error
 
-    async def follow(self, work: W) -> AsyncIterator[None]:
+    async def follow(self, work: W) -> AsyncGenerator[None, None]:
         """Submits work and yields whenever there is news, the last time when it is over; closing abandons it.
 
         Raises:

@@ -1,0 +1,55 @@
+"""Tiny real models behind a real engine."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from bundles import SPECIALS, WORDS, language_model_bundle, language_model_weights, sentence_encoder_bundle
+from hiddenstate_server.config import EngineSettings
+from hiddenstate_server.language_model import LanguageModel
+from hiddenstate_server.metrics import Metrics
+from hiddenstate_server.repository import Repository
+from hiddenstate_server.sentence_encoder import SentenceEncoder
+from reference import ReferenceModel
+
+VOCABULARY = [*SPECIALS, *WORDS]
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one language model and one sentence encoder. Not to be changed."""
+    folder = tmp_path_factory.mktemp("models")
+    language_model_bundle(folder)
+    sentence_encoder_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference() -> ReferenceModel:
+    """The language model of `models_dir` in numpy."""
+    weights = language_model_weights(len(VOCABULARY), hidden_size=16, embedding_size=8, num_layers=2, seed=0)
+    return ReferenceModel(weights, num_layers=2, hidden_size=16)
+
+
+@pytest_asyncio.fixture
+async def repository(models_dir: Path) -> AsyncIterator[Repository]:
+    """Both models, served."""
+    loop = asyncio.get_running_loop()
+    repository = Repository.load(models_dir, settings=EngineSettings(), metrics=Metrics(), loop=loop)
+    yield repository
+    repository.close()
+
+
+@pytest_asyncio.fixture
+async def language_model(repository: Repository) -> LanguageModel:
+    """The language model, served."""
+    return repository.language_model()
+
+
+@pytest_asyncio.fixture
+async def sentence_encoder(repository: Repository) -> SentenceEncoder:
+    """The sentence encoder, served."""
+    return repository.sentence_encoder()

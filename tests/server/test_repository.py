@@ -1,0 +1,109 @@
+"""Finding models by name and version, and refusing folders that cannot be served."""
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bundles import language_model_bundle, sentence_encoder_bundle
+from hiddenstate_server.bundle import BUNDLE_FILE, Bundle, write_bundle
+from hiddenstate_server.config import EngineSettings
+from hiddenstate_server.errors import BundleError, ConfigError, InvalidRequestError, ModelNotFoundError
+from hiddenstate_server.metrics import Metrics
+from hiddenstate_server.repository import Repository
+
+
+def load(folder: Path, **settings: object) -> Repository:
+    engine = EngineSettings(**settings)  # type: ignore[arg-type]
+    return Repository.load(folder, settings=engine, metrics=Metrics(), loop=asyncio.get_running_loop())
+
+
+async def test_the_newest_version_is_served_and_ten_is_newer_than_nine(tmp_path: Path) -> None:
+    for version in ("9", "10", "8"):
+        language_model_bundle(tmp_path, version=version)
+    repository = load(tmp_path)
+    assert [(model.name, model.version) for model in repository.models()] == [("tiny-lm", "10")]
+    repository.close()
+
+
+async def test_a_model_is_found_by_kind_by_name_and_by_version(repository: Repository) -> None:
+    assert repository.language_model() is repository.find("tiny-lm") is repository.language_model("tiny-lm", "1")
+    assert repository.sentence_encoder() is repository.find("tiny-encoder", "1")
+
+
+@pytest.mark.parametrize(("name", "version"), [("nobody", ""), ("tiny-lm", "2"), ("tiny-encoder", "")])
+async def test_an_unknown_model_is_not_found_and_the_others_are_named(
+    repository: Repository, name: str, version: str
+) -> None:
+    with pytest.raises(ModelNotFoundError, match="there is: tiny-lm version 1"):
+        repository.language_model(name, version)
+
+
+async def test_without_a_name_several_models_are_ambiguous(tmp_path: Path) -> None:
+    sentence_encoder_bundle(tmp_path, name="a")
+    sentence_encoder_bundle(tmp_path, name="b")
+    repository = load(tmp_path)
+    with pytest.raises(InvalidRequestError, match="there are several; name one of: a version 1, b"):
+        repository.sentence_encoder()
+    with pytest.raises(ModelNotFoundError, match="there is: none"):
+        repository.language_model()
+    repository.close()
+
+
+async def test_a_folder_without_models_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--models .*: has no models"):
+        load(tmp_path)
+    with pytest.raises(ConfigError, match=r"--models .*: cannot be read: No such file"):
+        load(tmp_path / "nowhere")
+
+
+async def test_a_variant_that_the_bundle_lacks_is_refused(models_dir: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--variant int8: .* has only fp32"):
+        load(models_dir, variant="int8")
+
+
+async def test_a_provider_that_is_not_installed_is_refused_when_asked_for_by_name(models_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="--provider tensorrt: TensorrtExecutionProvider"):
+        load(models_dir, provider="tensorrt")
+
+
+async def test_a_folder_of_another_name_than_its_bundle_is_refused(models_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(models_dir / "tiny-lm" / "1", tmp_path / "other" / "1")
+    with pytest.raises(BundleError, match=r"bundle\.json names tiny-lm/1"):
+        load(tmp_path)
+
+
+async def test_a_graph_that_is_cut_off_is_refused_even_with_a_right_checksum(tmp_path: Path) -> None:
+    folder = language_model_bundle(tmp_path)
+    graph = folder / "recurrent.onnx"
+    graph.write_bytes(graph.read_bytes()[:-200])
+    sign_again(folder)
+    with pytest.raises(BundleError, match=r"recurrent\.onnx: ONNX Runtime .* cannot load it"):
+        load(tmp_path)
+
+
+async def test_a_graph_of_another_shape_than_the_bundle_says_is_refused(tmp_path: Path) -> None:
+    folder = language_model_bundle(tmp_path)
+    document = json.loads((folder / "bundle.json").read_text())
+    document["language_model"] |= {"state_size": 100}
+    (folder / "bundle.json").write_text(json.dumps(document))
+    with pytest.raises(BundleError, match="a graph does not run as its kind demands"):
+        load(tmp_path)
+
+
+async def test_a_tokenizer_of_another_size_than_the_graph_is_refused(tmp_path: Path) -> None:
+    folder = language_model_bundle(tmp_path / "models")
+    other = language_model_bundle(tmp_path / "other", words=["a", "b", "c"])
+    shutil.copy(other / "tokenizer.json", folder)
+    sign_again(folder)
+    with pytest.raises(BundleError, match=r"tokenizer\.json has 5 tokens, bundle\.json says"):
+        load(tmp_path / "models")
+
+
+def sign_again(folder: Path) -> None:
+    """Writes the checksums of files that have changed."""
+    bundle = msgspec.json.decode((folder / BUNDLE_FILE).read_bytes(), type=Bundle)
+    write_bundle(bundle, folder)

@@ -1,0 +1,41 @@
+"""Words sorted by their beginnings."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bundles import SPECIALS, WORDS
+from hiddenstate_server.errors import BundleError
+from hiddenstate_server.tokenizer import Tokenizer, WordIndex, word_ranks
+
+TEXT = st.text(alphabet="abA\U0010ffffé'", max_size=4)
+
+
+@given(st.lists(TEXT, min_size=1, max_size=30), TEXT, st.sets(st.integers(0, 5)))
+def test_ranks_and_ranges_find_just_the_words_that_begin_so(words: list[str], prefix: str, special: set[int]) -> None:
+    special &= set(range(len(words)))
+    ranks = word_ranks(words, special)
+    low, high = WordIndex(words, special).rank_range(prefix)
+    found = {token_id for token_id, rank in enumerate(ranks) if low <= rank < high}
+    assert found == {i for i, word in enumerate(words) if word.startswith(prefix) and i not in special}
+    assert sorted(rank for rank in ranks if rank >= 0) == list(
+        range(len(words) - len(special & set(range(len(words)))))
+    )
+
+
+def test_text_becomes_the_ids_of_its_words(models_dir: Path) -> None:
+    tokenizer = Tokenizer.from_file(models_dir / "tiny-lm" / "1" / "tokenizer.json")
+    ids = tokenizer.encode("the car, unheard-of!")
+    assert ids.dtype == np.int64
+    assert [tokenizer.words[i] for i in ids] == ["the", "car", ",", "<unk>", "!"]
+    assert tokenizer.encode_batch(["the car", "car"]) == [ids[:2].tolist(), ids[1:2].tolist()]
+    assert tokenizer.words == [*SPECIALS, *WORDS]
+
+
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(BundleError, match="is not a tokenizer file"):
+        Tokenizer.from_file(tmp_path / "tokenizer.json")
