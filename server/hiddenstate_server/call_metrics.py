@@ -1,6 +1,7 @@
 """What the RPC edge counts.
 
-A request is one unary call, one Generate call, or one request of a bidirectional stream: what a caller waits for.
+A request is what a caller waits for: one unary call, one Generate call, or one request of a bidirectional stream.
+A stream is counted as such beside its requests.
 """
 
 from functools import lru_cache
@@ -11,12 +12,16 @@ SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 
 
 class CallMetrics:
-    """The families of the RPC edge."""
+    """The families of the RPC edge. `of_method` gives the series of a method, made once."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._requests = Counter(
-            "hiddenstate_requests", "Requests ended, by method and status.", ("method", "code"), registry=registry
-        )
+        def counter(name: str, help: str) -> Counter:
+            return Counter(f"hiddenstate_{name}", help, ("method", "code"), registry=registry)
+
+        def gauge(name: str, help: str) -> Gauge:
+            return Gauge(f"hiddenstate_{name}", help, ("method",), registry=registry)
+
+        self._requests = counter("requests", "Requests ended, by method and status.")
         self._seconds = Histogram(
             "hiddenstate_request_duration_seconds",
             "From a request's arrival to its last reply.",
@@ -24,35 +29,34 @@ class CallMetrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self._in_flight = Gauge(
-            "hiddenstate_requests_in_flight", "Requests that are being worked on.", ("method",), registry=registry
-        )
-        self._streams = Gauge(
-            "hiddenstate_streams_open", "Bidirectional streams that are open.", ("method",), registry=registry
-        )
-        self.of_method = lru_cache(maxsize=None)(self._of_method)
+        self._in_flight = gauge("requests_in_flight", "Requests that are being worked on.")
+        self._streams = counter("streams", "Bidirectional streams ended, by method and status.")
+        self._open = gauge("streams_open", "Bidirectional streams that are open.")
+        self.of_request = lru_cache(maxsize=None)(self._of_request)
+        self.of_stream = lru_cache(maxsize=None)(self._of_stream)
 
-    def _of_method(self, method: str, is_stream: bool) -> "MethodMetrics":
-        streams = self._streams.labels(method) if is_stream else None
-        return MethodMetrics(
-            method, self._requests, self._seconds.labels(method), self._in_flight.labels(method), streams
-        )
+    def _of_request(self, method: str) -> "MethodMetrics":
+        return MethodMetrics(method, self._requests, self._in_flight, self._seconds)
+
+    def _of_stream(self, method: str) -> "MethodMetrics":
+        return MethodMetrics(method, self._streams, self._open, None)
 
 
 class MethodMetrics:
-    """The series of one method."""
+    """Counts the requests, or the streams, of one method."""
 
-    def __init__(
-        self, method: str, requests: Counter, seconds: Histogram, in_flight: Gauge, streams: Gauge | None
-    ) -> None:
+    def __init__(self, method: str, ended: Counter, running: Gauge, seconds: Histogram | None) -> None:
         self.method = method
-        self.in_flight = in_flight
-        self.streams = streams
-        self._seconds = seconds
-        self._with_code = lru_cache(maxsize=None)(lambda code: requests.labels(method, code))
+        self.begin = running.labels(method).inc
+        self._end = running.labels(method).dec
+        self._seconds = seconds.labels(method) if seconds else None
+        # labels() costs more than counting, so each series is looked up once.
+        self._with_code = lru_cache(maxsize=None)(lambda code: ended.labels(method, code))
         self._with_code("OK")  # begins at 0, so that rates have a start
 
-    def done(self, code: str, seconds: float) -> None:
-        """Counts one request that ended; `code` is the name of a status code."""
+    def end(self, code: str, seconds: float) -> None:
+        """Counts one that has begun and now ends; `code` is the name of a status code."""
+        self._end()
         self._with_code(code).inc()
-        self._seconds.observe(seconds)
+        if self._seconds:
+            self._seconds.observe(seconds)

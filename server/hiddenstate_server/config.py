@@ -16,7 +16,7 @@ from hiddenstate_server.errors import ConfigError
 KIB = 1024
 MIB = 1024 * KIB
 
-Group = Literal["Serving", "Logging", "Model execution", "Limits"]
+Group = Literal["Serving", "Model execution", "Limits", "Logging"]  # in the order of the help
 T = TypeVar("T")
 
 

@@ -1,0 +1,84 @@
+"""The process: runs a server until a signal ends it."""
+
+import asyncio
+import logging
+import os
+import signal
+
+import click
+
+from hiddenstate_server.config import Address, Settings
+from hiddenstate_server.language_model import LanguageModel
+from hiddenstate_server.logs import configure_logs
+from hiddenstate_server.server import Server
+
+DEFAULT_PORT = 50051
+EXAMPLES = {True: 'predict "I would like to thank"', False: 'encode "A man plays a guitar."'}
+
+_log = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
+
+    Raises:
+        BundleError: a model is damaged.
+        ConfigError: a setting does not fit this machine or these models.
+    """
+    configure_logs(settings.log_format, settings.log_level)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    told_to_stop = _watch_signals()
+    server = await Server.start(settings)
+    try:
+        for line in announcement(server):
+            click.echo(line)
+        await told_to_stop.wait()
+        await server.drain()
+    finally:
+        await server.stop()
+
+
+def announcement(server: Server) -> tuple[str, str]:
+    """Returns what is served where, and a command to try."""
+    models = " and ".join(f"{model.name} {model.version}" for model in server.repository.models())
+    metrics = f"metrics on http://{server.metrics_address}/metrics" if server.metrics_address else "metrics off"
+    has_language_model = any(isinstance(model, LanguageModel) for model in server.repository.models())
+    return (
+        f"Serving {models} on {server.address}, {metrics}",
+        f"Try: hiddenstate {EXAMPLES[has_language_model]}{_server_option(server.address)}",
+    )
+
+
+def _server_option(address: Address) -> str:
+    """Returns what a client on this machine has to add to find the server."""
+    host = "127.0.0.1" if address.host in ("0.0.0.0", "::") else address.host
+    if host in ("127.0.0.1", "localhost") and address.port == DEFAULT_PORT:
+        return ""
+    return f" --server {Address(host, address.port)}"
+
+
+def _watch_signals() -> asyncio.Event:
+    told_to_stop = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if told_to_stop.is_set():
+            _log.warning("%s again: ending at once", number.name)
+            os._exit(128 + number)
+        _log.info("%s: ending when the running calls have finished", number.name)
+        told_to_stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+    return told_to_stop
+
+
+def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    return uvloop.Loop

@@ -1,0 +1,110 @@
+"""`hiddenstate serve`: every setting as a flag and an environment variable."""
+
+import re
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hiddenstate_server.config import (
+    KIB,
+    MIB,
+    EngineSettings,
+    Group,
+    Setting,
+    Settings,
+    declared,
+    environment_variable,
+    flag,
+)
+from hiddenstate_server.errors import BundleError, ConfigError
+
+
+class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
+    """A number of bytes: 4194304, 4096KiB or 4MiB."""
+
+    name = "bytes"
+    units = {"": 1, "kib": KIB, "mib": MIB, "gib": KIB * MIB}  # noqa: RUF012 - click declares `name` alike
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Reads a number with or without a unit."""
+        match = re.fullmatch(r"(\d+) ?([kmg]ib|)", str(value), re.IGNORECASE | re.ASCII)
+        if match is None:
+            self.fail(f"{value!r} is not a number of bytes, for example 4194304 or 4MiB", param, ctx)
+        return int(match[1]) * self.units[match[2].lower()]
+
+
+class GroupedCommand(click.Command):
+    """A command whose help shows its options by group."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes one section for each group."""
+        groups = {name: setting.group for name, (_, _, setting) in _declared()}
+        for group in (*typing.get_args(Group), None):
+            parameters = [parameter for parameter in self.get_params(ctx) if groups.get(parameter.name or "") == group]
+            with formatter.section(group or "Other"):
+                formatter.write_dl([record for each in parameters if (record := each.get_help_record(ctx))])
+
+
+def _declared() -> Iterator[tuple[str, tuple[Any, Any, Setting]]]:
+    yield from declared(Settings)
+    yield from declared(EngineSettings)
+
+
+def _option(name: str, kind: Any, default: Any, setting: Setting) -> click.Option:
+    return click.Option(
+        [flag(name)],
+        type=_type(kind, setting),
+        default=_text(default) if setting.is_bytes else default,
+        metavar=setting.metavar or ("N" if kind is int else None),
+        help=setting.help,
+        envvar=environment_variable(name),
+        show_envvar=True,
+        show_default=True,
+    )
+
+
+def _type(kind: Any, setting: Setting) -> Any:
+    if setting.is_bytes:
+        return Bytes()
+    if choices := typing.get_args(kind):
+        return click.Choice(choices)
+    return click.Path(path_type=Path) if kind is Path else kind
+
+
+def _text(size: int) -> str:
+    return f"{size // MIB}MiB" if size % MIB == 0 else str(size)
+
+
+def _serve(**values: Any) -> None:
+    try:
+        settings = Settings.of(**values)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from None
+    from hiddenstate_server.app import run  # loads ONNX Runtime, which --help does not need
+
+    try:
+        run(settings)
+    except (BundleError, ConfigError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+serve = GroupedCommand(
+    "serve",
+    callback=_serve,
+    params=[_option(name, *more) for name, more in _declared()],
+    context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]},
+    help="""Serve models over gRPC.
+
+    Serves the newest version of each model in --models until SIGTERM or SIGINT, then lets running calls finish. Each
+    option can also be given as the environment variable that stands beside it.
+
+    \b
+    Examples:
+      hiddenstate serve
+      hiddenstate serve --models /srv/models --listen 0.0.0.0:50051 --metrics 0.0.0.0:9464
+      HIDDENSTATE_LOG_FORMAT=json hiddenstate serve --provider cuda --max-batch 256
+    """,
+)

@@ -1,0 +1,132 @@
+"""The one place where an error becomes a status. Every call of the contract goes through it, and is counted."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, TypeAlias
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from hiddenstate_server.call_metrics import CallMetrics, MethodMetrics
+from hiddenstate_server.drain import RunningCalls
+from hiddenstate_server.errors import ServingError
+from hiddenstate_server.logs import log_fields
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # not generic at run time
+Behavior = Callable[[Any, Context], Awaitable[Any]]
+
+OUR_METHODS = "/hiddenstate."
+UNKNOWN_ERROR = "the server failed to answer; its log says why"
+
+# gRPC sends a status message as a header, where 8 KiB is the most that all receivers take, and a character may need
+# 12 bytes there. A message may quote what the caller sent, which may be long.
+_MAX_MESSAGE = 500
+
+_log = logging.getLogger(__name__)
+
+
+def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """Returns the status that an error becomes. One that callers may know nothing of is logged with its traceback."""
+    if isinstance(error, ServingError):
+        return error.code, str(error)[:_MAX_MESSAGE]
+    if isinstance(error, DecodeError):
+        reason = "the request is not a message of hiddenstate.v1, or has text that is not UTF-8"
+        return grpc.StatusCode.INVALID_ARGUMENT, f"{reason}: {error}"[:_MAX_MESSAGE]
+    _log.error("a call failed: %s", type(error).__name__, exc_info=error)
+    return grpc.StatusCode.INTERNAL, UNKNOWN_ERROR
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Guards the methods of the contract; health and reflection pass by."""
+
+    def __init__(
+        self, *, running: RunningCalls, metrics: CallMetrics, log_calls: Literal["none", "failed", "all"]
+    ) -> None:
+        self._running = running
+        self._metrics = metrics
+        self._log_calls = log_calls
+        self._handlers: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        """Returns the guarded handler of a method, made once."""
+        method = handler_call_details.method
+        if method in self._handlers:
+            return self._handlers[method]
+        handler = await continuation(handler_call_details)
+        if handler is None or not method.startswith(OUR_METHODS):  # None: no such method
+            return handler
+        return self._handlers.setdefault(method, self._guard(method, handler))
+
+    def _guard(self, method: str, handler: Handler) -> Handler:
+        name = method.rpartition("/")[2]
+        is_stream = handler.request_streaming
+        series = self._metrics.of_stream(name) if is_stream else self._metrics.of_request(name)
+        make: Any  # typed by gRPC for blocking handlers, as are the handler's behaviors
+        behavior: Any
+        if is_stream:
+            make, behavior = grpc.stream_stream_rpc_method_handler, handler.stream_stream
+        elif handler.response_streaming:
+            make, behavior = grpc.unary_stream_rpc_method_handler, handler.unary_stream
+        else:
+            make, behavior = grpc.unary_unary_rpc_method_handler, handler.unary_unary
+        # A stream reads in its own behavior, where errors are seen without help.
+        deserialize = handler.request_deserializer if is_stream else _lenient(handler.request_deserializer)
+        guarded: Handler = make(self._guarded(series, behavior), deserialize, handler.response_serializer)
+        return guarded
+
+    def _guarded(self, series: MethodMetrics, behavior: Behavior) -> Behavior:
+        running = self._running
+
+        async def call(request: Any, context: Context) -> Any:
+            started = time.perf_counter()
+            code = grpc.StatusCode.OK
+            series.begin()
+            try:
+                with running:
+                    if isinstance(request, DecodeError):
+                        raise request
+                    return await behavior(request, context)
+            except asyncio.CancelledError:
+                code = _cancel_code(context)
+                raise
+            except Exception as error:
+                code, message = status_of(error)
+                await context.abort(code, message)
+            finally:
+                self._end(series, code, time.perf_counter() - started, context)
+
+        return call
+
+    def _end(self, series: MethodMetrics, code: grpc.StatusCode, seconds: float, context: Context) -> None:
+        series.end(code.name, seconds)
+        if self._log_calls == "all" or (self._log_calls == "failed" and code is not grpc.StatusCode.OK):
+            fields = log_fields(
+                method=series.method, code=code.name, duration_ms=round(1000 * seconds, 3), peer=context.peer()
+            )
+            _log.info("call", extra=fields)
+
+
+def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """Makes a deserializer that returns its error: gRPC would answer INTERNAL, where the caller is at fault."""
+    assert deserialize is not None
+
+    def deserialize_or_error(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError as error:
+            return error
+
+    return deserialize_or_error
+
+
+def _cancel_code(context: Context) -> grpc.StatusCode:
+    remaining: float | None = context.time_remaining()
+    is_late = remaining is not None and remaining <= 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED

@@ -1,0 +1,60 @@
+"""How log lines are written: one line each, to stderr, times in UTC."""
+
+import datetime
+import logging
+from typing import Any, Literal
+
+import msgspec
+
+Fields = dict[str, Any]
+
+
+def configure_logs(format: Literal["plain", "json"], level: str) -> None:
+    """Sends all log lines of this process to stderr in the given format."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if format == "json" else PlainFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def log_fields(**fields: Any) -> dict[str, Fields]:
+    """Returns `extra` for a logging call: names and values that stand beside the message."""
+    return {"fields": fields}
+
+
+class PlainFormatter(logging.Formatter):
+    """For people: `2026-01-31T12:00:00.000Z INFO hiddenstate_server.app: message name=value`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Writes one line, and a traceback below it if there is one."""
+        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        text = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}{fields}"
+        # What a caller sent must not be able to look like a line of its own.
+        line = text.replace("\r", "\\r").replace("\n", "\\n")
+        return line if not record.exc_info else f"{line}\n{self.formatException(record.exc_info)}"
+
+
+class JsonFormatter(logging.Formatter):
+    """For machines: one object per line, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Writes one line."""
+        line = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def _fields(record: logging.LogRecord) -> Fields:
+    fields: Fields = getattr(record, "fields", {})
+    return fields
+
+
+def _time(record: logging.LogRecord) -> str:
+    time = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

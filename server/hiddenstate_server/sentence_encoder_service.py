@@ -1,0 +1,46 @@
+"""hiddenstate.v1.SentenceEncoderService: messages to plain values, the model's vectors to messages."""
+
+from collections.abc import AsyncIterator
+
+from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest, EncodeResponse, EncodeStreamRequest
+from hiddenstate.v1.sentence_encoder_pb2_grpc import SentenceEncoderServiceServicer
+from hiddenstate_server.call_metrics import CallMetrics
+from hiddenstate_server.config import Settings
+from hiddenstate_server.drain import RunningCalls
+from hiddenstate_server.encode_stream import EncodeRequests
+from hiddenstate_server.interceptor import Context
+from hiddenstate_server.messages import fill_encoding, read_deadline, read_truncate
+from hiddenstate_server.repository import Repository
+from hiddenstate_server.streams import Stream
+
+
+class SentenceEncoderService(SentenceEncoderServiceServicer):
+    """Its methods raise errors.ServingError, which the interceptor makes a status."""
+
+    def __init__(
+        self, repository: Repository, *, settings: Settings, running: RunningCalls, metrics: CallMetrics
+    ) -> None:
+        self._repository = repository
+        self._settings = settings
+        self._running = running
+        self._streamed = metrics.of_request("EncodeStream")
+
+    async def Encode(self, request: EncodeRequest, context: Context) -> EncodeResponse:  # noqa: N802
+        model = self._repository.sentence_encoder(request.model, request.model_version)
+        encoding = await model.encode(
+            request.sentences, truncate=read_truncate(request), deadline=read_deadline(context)
+        )
+        response = EncodeResponse()
+        fill_encoding(response, encoding, model)
+        return response
+
+    async def EncodeStream(  # type: ignore[override]  # noqa: N802 - writes to the context instead of yielding
+        self, request_iterator: AsyncIterator[EncodeStreamRequest], context: Context
+    ) -> None:
+        await Stream(
+            context,
+            EncodeRequests(self._repository, deadline=read_deadline(context)),
+            running=self._running,
+            series=self._streamed,
+            max_pending=self._settings.max_stream_pending,
+        ).run()

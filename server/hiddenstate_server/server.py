@@ -1,0 +1,155 @@
+"""The server as a whole: puts the parts together, and takes them apart in order."""
+
+import asyncio
+import logging
+import socket
+from contextlib import AsyncExitStack
+
+import grpc
+from grpc_reflection.v1alpha import reflection
+
+from hiddenstate.v1 import language_model_pb2, model_pb2, sentence_encoder_pb2
+from hiddenstate.v1.language_model_pb2_grpc import add_LanguageModelServiceServicer_to_server
+from hiddenstate.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
+from hiddenstate.v1.sentence_encoder_pb2_grpc import add_SentenceEncoderServiceServicer_to_server
+from hiddenstate_server.config import Address, Settings, flag
+from hiddenstate_server.drain import RunningCalls
+from hiddenstate_server.errors import ConfigError
+from hiddenstate_server.exposition import Exposition
+from hiddenstate_server.health import HEALTH_SERVICE, add_health
+from hiddenstate_server.interceptor import CallInterceptor
+from hiddenstate_server.language_model_service import LanguageModelService
+from hiddenstate_server.metrics import Metrics
+from hiddenstate_server.model_service import ModelService
+from hiddenstate_server.repository import Repository
+from hiddenstate_server.sentence_encoder_service import SentenceEncoderService
+
+SERVICES = (
+    *(service.full_name for service in language_model_pb2.DESCRIPTOR.services_by_name.values()),
+    *(service.full_name for service in sentence_encoder_pb2.DESCRIPTOR.services_by_name.values()),
+    *(service.full_name for service in model_pb2.DESCRIPTOR.services_by_name.values()),
+)
+
+# A reply that is computed still has to be sent: gRPC gets this long for it when the server stops.
+_SEND_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Server:
+    """A server that serves. Made by `start`; belongs to one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.metrics = Metrics()
+        self.running = RunningCalls()
+        self.address = Address.parse(settings.listen)
+        self.metrics_address: Address | None = None
+        self.repository: Repository
+        self._settings = settings
+        self._parts = AsyncExitStack()  # closed last to first
+        self._rpc = grpc.aio.server(
+            interceptors=[
+                CallInterceptor(running=self.running, metrics=self.metrics.calls, log_calls=settings.log_calls)
+            ],
+            options=_options(settings),
+        )
+
+    @classmethod
+    async def start(cls, settings: Settings) -> "Server":
+        """Loads the models and begins to serve.
+
+        Raises:
+            BundleError: a model is damaged.
+            ConfigError: a setting does not fit this machine or these models.
+        """
+        server = cls(settings)
+        try:
+            await server._start()
+        except BaseException:
+            await server.stop()
+            raise
+        return server
+
+    async def drain(self) -> bool:
+        """Refuses new calls, lets the running ones finish, and tells whether all did in time."""
+        _log.info("draining: %d calls run", self.running.count)
+        await self._health.enter_graceful_shutdown()
+        timeout_s = self._settings.drain_timeout_s
+        if await self.running.drain(timeout_s) and await self.repository.drain(timeout_s):
+            _log.info("drained")
+            return True
+        _log.warning("not drained in %g s: %d calls are cut off", timeout_s, self.running.count)
+        return False
+
+    async def stop(self) -> None:
+        """Ends at once what still runs, and gives ports and threads back."""
+        await self._parts.aclose()
+
+    async def _start(self) -> None:
+        # Ports first: a port in use is told at once, not after the models have been loaded.
+        self._parts.push_async_callback(self._rpc.stop, _SEND_S)
+        self.address = self._bind()
+        self._expose()
+        self.repository = await asyncio.to_thread(
+            Repository.load,
+            self._settings.models,
+            settings=self._settings.engine,
+            metrics=self.metrics,
+            loop=asyncio.get_running_loop(),
+        )
+        self._parts.callback(self.repository.close)
+        await self._add_services()
+        await self._rpc.start()
+
+    def _bind(self) -> Address:
+        _check_can_listen("listen", self.address)
+        try:
+            return Address(self.address.host, self._rpc.add_insecure_port(str(self.address)))
+        except RuntimeError as error:
+            raise ConfigError(f"{flag('listen')} {self.address}: cannot listen there: {error}") from None
+
+    def _expose(self) -> None:
+        if self._settings.metrics == "off":
+            return
+        address = Address.parse(self._settings.metrics)
+        _check_can_listen("metrics", address)
+        exposition = Exposition(address, self.metrics.registry)
+        self._parts.callback(exposition.close)
+        self.metrics_address = exposition.address
+
+    async def _add_services(self) -> None:
+        repository, settings, running, calls = self.repository, self._settings, self.running, self.metrics.calls
+        language_models = LanguageModelService(repository, settings=settings, running=running, metrics=calls)
+        add_LanguageModelServiceServicer_to_server(language_models, self._rpc)
+        encoders = SentenceEncoderService(repository, settings=settings, running=running, metrics=calls)
+        add_SentenceEncoderServiceServicer_to_server(encoders, self._rpc)
+        add_ModelServiceServicer_to_server(ModelService(repository), self._rpc)
+        names = (*SERVICES, *(model.name for model in repository.models()))
+        self._health = await add_health(self._rpc, names)
+        reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._rpc)
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        # Else a second server on the same port would start, and take half of the calls.
+        ("grpc.so_reuseport", 0),
+        # Clients may ping every 10 s. gRPC's default is 5 min, and it ends the connection of those who ping more.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # A caller that vanished without a word must not hold its streams for two hours.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+    ]
+
+
+def _check_can_listen(name: str, address: Address) -> None:
+    """Tries an address: what gRPC says of one that it cannot bind names no reason."""
+    try:
+        family, _, _, _, sockaddr = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(sockaddr)
+    except OSError as error:
+        raise ConfigError(f"{flag(name)} {address}: cannot listen there: {error.strerror}") from None
