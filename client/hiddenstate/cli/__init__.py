@@ -3,6 +3,7 @@
 import click
 
 from hiddenstate.cli.group import Group
+from hiddenstate.cli.health import health
 from hiddenstate.cli.models import models
 from hiddenstate.cli.sentences import encode, similarity
 from hiddenstate.cli.words import generate, predict, score
@@ -21,5 +22,5 @@ def main() -> None:
     """
 
 
-for _command in (predict, generate, score, encode, similarity, models):
+for _command in (predict, generate, score, encode, similarity, models, health):
     main.add_command(_command)

@@ -10,10 +10,16 @@ from hiddenstate.client import Client
 from hiddenstate.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, check_address
 
 
-def with_client(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options --server and --timeout-s, and the client they make as its first argument."""
-
-    @click.option(
+def server_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options --server and --timeout-s."""
+    command = click.option(
+        "--timeout-s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=DEFAULT_TIMEOUT_S,
+        show_default=True,
+        help="The most seconds that one call may take.",
+    )(command)
+    return click.option(
         "--server",
         metavar="HOST:PORT",
         envvar="HIDDENSTATE_SERVER",
@@ -22,14 +28,13 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
         show_envvar=True,
         callback=_address,
         help="Address of the server.",
-    )
-    @click.option(
-        "--timeout-s",
-        type=click.FloatRange(min=0, min_open=True),
-        default=DEFAULT_TIMEOUT_S,
-        show_default=True,
-        help="The most seconds that one call may take.",
-    )
+    )(command)
+
+
+def with_client(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of `server_options`, and the client they make as its first argument."""
+
+    @server_options
     @functools.wraps(command)
     def connected(*, server: str, timeout_s: float, **options: Any) -> None:
         with Client(server, timeout_s=timeout_s) as client:
