@@ -12,7 +12,8 @@ from torch.nn import functional as F  # noqa: N812
 from hiddenstate_exporter.language_model import LanguageModel, State
 from hiddenstate_exporter.sampled_softmax import SampledSoftmax
 
-VALIDATION_ROWS = 32  # streams that a held-out text is read as, side by side
+MAX_SCORE_ROWS = 32  # parts that a held-out text is read as, side by side
+MIN_SCORE_TOKENS = 256  # of each part: its first words are predicted without a past
 FRESH_START = 0.05  # of the rows of a window begin without a past, as a context does when it is served
 
 
@@ -112,19 +113,20 @@ def score(
     *,
     special_ids: tuple[int, ...],
     unk_id: int | None = None,
-    rows: int = VALIDATION_ROWS,
+    rows: int | None = None,
     seq_len: int = 64,
 ) -> Scores:
     """Measures a model (in eval mode) on a token stream, int64 [tokens], with the full softmax.
 
-    The stream is read as `rows` equal parts side by side, each from an empty state; up to `rows` tokens at the end are
-    left out. `special_ids` are never guessed and, except `unk_id`, never count as words.
+    The stream is read as `rows` equal parts side by side (by default as many as make sense), each from an empty state;
+    up to `rows` tokens at the end are left out. `special_ids` are never guessed and, except `unk_id`, never count as
+    words.
 
     Raises:
         ValueError: the stream has no token to predict.
     """
-    rows = min(rows, len(stream) - 1)
-    if rows < 1:
+    rows = rows or max(1, min(MAX_SCORE_ROWS, len(stream) // MIN_SCORE_TOKENS))
+    if len(stream) <= rows:
         raise ValueError("nothing to measure on: the text has no token")
     length = (len(stream) - 1) // rows
     inputs, targets = (stream[i : i + rows * length].view(rows, length) for i in (0, 1))
