@@ -52,23 +52,28 @@ GRAPHS: Mapping[Kind, frozenset[str]] = {
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the network looks like."""
 
-    cell: Literal["rnn", "lstm", "gru"]
+    cell: Literal["rnn", "lstm", "gru", "transformer"]
     num_layers: Size
     hidden_size: Size  # of one direction
     embedding_size: Size
     bidirectional: bool
+    connections: Literal["none", "residual", "highway", "dense"] = "none"  # between layers
     tied_embeddings: bool = False
-    pooling: Literal["mean", "max", "last"] | None = None
+    head: Literal["softmax", "adaptive_softmax"] = "softmax"  # of a language model
+    pooling: Literal["mean", "max", "last", "attention"] | None = None  # of a sentence encoder
 
     def __str__(self) -> str:
         words = ["bidirectional"] if self.bidirectional else []
-        words += [self.cell.upper(), f"{self.num_layers}x{self.hidden_size}, embedding {self.embedding_size}"]
+        words += [self.cell if self.cell == "transformer" else self.cell.upper()]
+        words += [f"{self.num_layers}x{self.hidden_size}, embedding {self.embedding_size}"]
         words += ["(tied)"] if self.tied_embeddings else []
-        words += [f"with {self.pooling} pooling"] if self.pooling else []
-        return " ".join(words)
+        extras = [f"{self.connections} connections"] if self.connections != "none" else []
+        extras += ["adaptive softmax"] if self.head == "adaptive_softmax" else []
+        extras += [f"{self.pooling} pooling"] if self.pooling else []
+        return " ".join(words) + (f" with {' and '.join(extras)}" if extras else "")
 
 
 class LanguageModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,11 +105,22 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     provider: str
 
 
-class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StateBound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the state whose values never leave -bound..bound."""
+
+    offset: Index
+    size: Size
+    bound: Amount
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One set of graphs of a bundle, named by what its products are computed in."""
 
     graphs: dict[str, str]  # graph name -> file name
     parity: Parity
+    metrics: dict[str, float] = {}  # where they differ from the bundle's
+    activation_bounds: dict[str, Amount] = {}  # of what int8 products read: tensor -> largest absolute value
+    state_bounds: tuple[StateBound, ...] = ()  # what a given state must keep to, for these bounds to hold
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
