@@ -1,5 +1,6 @@
 """A stack of LSTM layers as ONNX nodes, from weights named as in `torch.nn.LSTM`."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ TORCH_GATES = "ifgo"  # torch.nn.LSTM: input, forget, cell (g), output
 ONNX_GATES = "iofg"  # ONNX LSTM: input, output, forget, cell
 _GATE_ORDER = [TORCH_GATES.index(gate) for gate in ONNX_GATES]
 _PREFIX = "rnn."
+_LAYER = re.compile(r"^rnn\.\w+_l(\d+)(_reverse)?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ def lstm_shape(weights: Weights) -> LstmShape:
     shape = LstmShape(
         input_size=input_size,
         hidden_size=gates // len(TORCH_GATES),
-        num_layers=sum(name.startswith(f"{_PREFIX}weight_hh_l") and name[-1].isdigit() for name in weights),
+        num_layers=1 + max(int(found[1]) for name in weights if (found := _LAYER.search(name))),
         bidirectional=f"{_PREFIX}weight_ih_l0_reverse" in weights,
     )
     expected = _expected(shape)
