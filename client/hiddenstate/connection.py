@@ -19,20 +19,21 @@ DEFAULT_MAX_MESSAGE_BYTES = 64 * 2**20
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
 _GRPC_SCHEME = re.compile(r"(unix|unix-abstract|dns|ipv4|ipv6|vsock|xds|passthrough):.+")
 
-# gRPC retries by itself where that is safe: every call computes the same answer again. A queue that is full may have
-# room a moment later, which a single call should be told but a bulk of sentences should just wait for.
+# gRPC makes a call again by itself where that is safe: every one of these computes the same answer again. Streams are
+# left out: gRPC core 1.85 was seen to hang, past any deadline, on a retried stream whose server had gone.
 _RETRY = {"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2}
 _SERVICE_CONFIG = {
     "methodConfig": [
         {
             "name": [
-                {"service": "hiddenstate.v1.LanguageModelService"},
-                {"service": "hiddenstate.v1.SentenceEncoderService"},
+                {"service": "hiddenstate.v1.LanguageModelService", "method": "Predict"},
+                {"service": "hiddenstate.v1.LanguageModelService", "method": "Score"},
                 {"service": "hiddenstate.v1.ModelService"},
             ],
             "retryPolicy": {**_RETRY, "retryableStatusCodes": ["UNAVAILABLE"]},
         },
         {
+            # A full queue may have room a moment later: a bulk of sentences just waits, a single call should be told.
             "name": [{"service": "hiddenstate.v1.SentenceEncoderService", "method": "Encode"}],
             "retryPolicy": {**_RETRY, "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]},
         },

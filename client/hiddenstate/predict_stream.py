@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -72,7 +72,7 @@ class Context:
         self,
         text: str | None = None,
         *,
-        tokens: Sequence[int] | None = None,
+        tokens: Iterable[int] | None = None,
         top_k: int = 5,
         prefix: str = "",
         state: bytes | None = None,
@@ -166,7 +166,7 @@ class AsyncContext:
         self,
         text: str | None = None,
         *,
-        tokens: Sequence[int] | None = None,
+        tokens: Iterable[int] | None = None,
         top_k: int = 5,
         prefix: str = "",
         state: bytes | None = None,

@@ -25,7 +25,7 @@ _MOST_CHARACTERS = 500_000
 def predict_request(
     text: str | None,
     *,
-    tokens: Sequence[int] | None,
+    tokens: Iterable[int] | None,
     top_k: int,
     prefix: str,
     state: bytes | None,
@@ -61,7 +61,7 @@ def streamed_request(
 def generate_request(
     text: str | None,
     *,
-    tokens: Sequence[int] | None,
+    tokens: Iterable[int] | None,
     max_tokens: int,
     temperature: float,
     top_k: int | None,
@@ -98,7 +98,7 @@ def generate_request(
 
 
 def score_request(
-    text: str | None, *, tokens: Sequence[int] | None, state: bytes | None, model: str, model_version: str
+    text: str | None, *, tokens: Iterable[int] | None, state: bytes | None, model: str, model_version: str
 ) -> ScoreRequest:
     """Builds the request of a score.
 
@@ -157,7 +157,7 @@ def _culprit(kind: type[Message], fields: dict[str, Any]) -> str:
     return kind.__name__
 
 
-def _token_ids(text: str | None, tokens: Sequence[int] | None) -> dict[str, Sequence[int]] | None:
+def _token_ids(text: str | None, tokens: Iterable[int] | None) -> dict[str, Iterable[int]] | None:
     if tokens is None:
         return None
     if text is not None:

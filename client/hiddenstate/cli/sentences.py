@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import click
-import numpy as np
 
 from hiddenstate.cli.connecting import model_options, with_client
 from hiddenstate.cli.lines import SentenceReader
@@ -85,14 +84,16 @@ def encode(
 @model_options
 @with_client
 def similarity(client: Client, a: str, b: str, model: str, model_version: str) -> None:
-    """Print how alike two sentences are: the cosine of their vectors, 1 for the same meaning, about 0 for none shared.
+    """Print how alike sentences A and B are.
+
+    That is the cosine of their vectors: 1 for the same meaning, about 0 for nothing in common.
 
     \b
     Example:
       hiddenstate similarity "A man plays a guitar." "Someone is making music."
     """
-    x, y = client.encode([a, b], model=model, model_version=model_version).astype(np.float64)  # [dimension] each
-    length = float(np.linalg.norm(x) * np.linalg.norm(y))
+    x, y = client.encode([a, b], model=model, model_version=model_version).astype("f8")  # [dimension] each
+    length = float(((x @ x) * (y @ y)) ** 0.5)
     if not length:
         raise click.ClickException("the model gave a vector of length 0, which has no direction to compare")
     click.echo(f"{float(x @ y) / length:.4f}")

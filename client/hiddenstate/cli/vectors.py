@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -53,7 +52,7 @@ class NpyWriter:
         if not self._count:
             self._dimension = embeddings.shape[1]
             self._write_header()
-        self._file.write(np.ascontiguousarray(embeddings, dtype="<f4").data)
+        self._file.write(embeddings.astype("<f4").tobytes())
         self._count += len(sentences)
 
     def finish(self) -> None:
@@ -62,6 +61,8 @@ class NpyWriter:
         self._write_header()
 
     def _write_header(self) -> None:
+        import numpy as np
+
         shape = (self._count, self._dimension)
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)

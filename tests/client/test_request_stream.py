@@ -1,0 +1,97 @@
+"""How a stream gathers requests, seen from the messages that gRPC takes from it."""
+
+import threading
+from collections.abc import Iterator, Sequence
+
+from hiddenstate.connection import Connection
+from hiddenstate.request_stream import RequestStream
+from hiddenstate.v1.language_model_pb2 import (
+    PredictRequest,
+    PredictResponse,
+    PredictStreamRequest,
+    PredictStreamResponse,
+    StreamedPredictRequest,
+)
+
+
+class Taker:
+    """Stands for the running call: the test takes the messages itself, and no reply comes."""
+
+    def __init__(self) -> None:
+        self.messages: Iterator[PredictStreamRequest] = iter(())
+        self._cancelled = threading.Event()
+
+    def start(self, messages: Iterator[PredictStreamRequest]) -> "Taker":
+        self.messages = messages
+        return self
+
+    def __iter__(self) -> Iterator[PredictStreamResponse]:
+        self._cancelled.wait()
+        return iter(())
+
+    def cancel(self) -> bool:
+        self._cancelled.set()
+        return True
+
+
+def join(requests: Sequence[StreamedPredictRequest]) -> PredictStreamRequest:
+    return PredictStreamRequest(requests=requests)
+
+
+def open_stream(taker: Taker) -> RequestStream[StreamedPredictRequest, PredictStreamRequest, PredictResponse]:
+    return RequestStream(Connection("127.0.0.1:1", None), taker.start, join)
+
+
+def request(context_id: int, text: str = "") -> StreamedPredictRequest:
+    return StreamedPredictRequest(context_id=context_id, predict=PredictRequest(text=text))
+
+
+def context_ids(message: PredictStreamRequest) -> list[int]:
+    return [request.context_id for request in message.requests]
+
+
+def test_a_lone_request_leaves_at_once() -> None:
+    taker = Taker()
+    stream = open_stream(taker)
+    stream.tell(request(1))
+    assert context_ids(next(taker.messages)) == [1]
+    taker.cancel()
+
+
+def test_what_gathers_while_a_message_is_on_its_way_leaves_together_and_in_order() -> None:
+    taker = Taker()
+    stream = open_stream(taker)
+    stream.tell(request(1))
+    next(taker.messages)
+    for context_id in (2, 3, 4):
+        stream.tell(request(context_id))
+    assert context_ids(next(taker.messages)) == [2, 3, 4]
+    taker.cancel()
+
+
+def test_long_texts_are_spread_over_messages() -> None:
+    taker = Taker()
+    stream = open_stream(taker)
+    for context_id in (1, 2, 3):
+        stream.tell(request(context_id, "x" * 700_000))
+    assert context_ids(next(taker.messages)) == [1, 2]
+    assert context_ids(next(taker.messages)) == [3]
+    taker.cancel()
+
+
+def test_no_message_has_more_than_1024_requests() -> None:
+    taker = Taker()
+    stream = open_stream(taker)
+    for context_id in range(1, 1031):
+        stream.tell(request(context_id))
+    assert [len(next(taker.messages).requests) for _ in range(2)] == [1024, 6]
+    taker.cancel()
+
+
+def test_requests_that_wait_when_a_stream_is_closed_still_leave() -> None:
+    taker = Taker()
+    stream = open_stream(taker)
+    stream.tell(request(1))
+    taker.cancel()
+    stream.close()
+    assert [context_ids(message) for message in taker.messages] == [[1]]
