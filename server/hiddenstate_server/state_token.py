@@ -17,7 +17,7 @@ from hiddenstate_server.errors import InvalidRequestError
 _MAGIC = b"HSS1"
 _HEADER = struct.Struct("<4s16sQ")
 _CHECKSUM_BYTES = 16
-_MAX_TOKENS = 2**48  # far beyond any text, far below what the field can hold
+_MAX_TOKENS = 2**31  # far beyond any text, and below what usage.tokens_reused can tell
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ MODEL = b"0123456789abcdef"
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-@given(numpy_st.arrays(np.float32, st.integers(1, 40), elements=FINITE), st.integers(0, 2**48))
+@given(numpy_st.arrays(np.float32, st.integers(1, 40), elements=FINITE), st.integers(0, 2**31))
 def test_a_state_survives_the_journey_to_the_bit(values: np.ndarray, num_tokens: int) -> None:
     token = pack_state(State(values, num_tokens), MODEL)
     assert len(token) == token_bytes(len(values))
