@@ -52,4 +52,4 @@ def _words(parameter: click.Parameter, value: object) -> list[str]:
     if isinstance(parameter, click.Option) and parameter.is_flag:
         return [parameter.opts[0] if value else parameter.secondary_opts[0]]
     values = value if isinstance(value, tuple) else (value,)
-    return [word for one in values for word in (parameter.opts[0], str(one))]
+    return [word for one in values for word in (parameter.opts[0], f"{one:g}" if isinstance(one, float) else str(one))]
