@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from hiddenstate_exporter.distillation import tokenize
-from hiddenstate_exporter.language_model_task import VALIDATION_ROWS, Scores
+from hiddenstate_exporter.language_model_task import MAX_SCORE_ROWS, MIN_SCORE_TOKENS, Scores
 from hiddenstate_exporter.onnx_model import FloatArray, IdArray, OnnxLanguageModel, OnnxSentenceEncoder
 from hiddenstate_server.bundle import LanguageModelSpec
 
@@ -32,8 +32,8 @@ def score_language_model(
     Raises:
         ValueError: the stream has no token to predict.
     """
-    rows = min(VALIDATION_ROWS, len(stream) - 1)
-    if rows < 1:
+    rows = max(1, min(MAX_SCORE_ROWS, len(stream) // MIN_SCORE_TOKENS))
+    if len(stream) <= rows:
         raise ValueError("nothing to measure on: the text has no token")
     length = (len(stream) - 1) // rows
     inputs, targets = (stream[i : i + rows * length].reshape(rows, length) for i in (0, 1))

@@ -7,7 +7,7 @@ import torch
 
 from hiddenstate_exporter.language_model import LanguageModel
 from hiddenstate_exporter.onnx_model import PROVIDER, FloatArray, IdArray, OnnxLanguageModel
-from hiddenstate_exporter.parity import TOLERANCE, Case, Differences, draw_tokens, grid, naming_case
+from hiddenstate_exporter.parity import TOLERANCE, Case, Differences, ParityError, draw_tokens, grid, naming_case
 from hiddenstate_server.bundle import Parity
 
 TOP_K = 20
@@ -30,10 +30,13 @@ def check_language_model(
         batch = _LanguageModelBatch(case, model, rng)
         with naming_case(case):
             outputs, next_state = onnx_model.advance(batch.tokens, batch.lengths, batch.state)
-            differences.add("outputs", case, outputs[batch.valid], batch.expected_outputs)
+            if outputs.shape[:2] != batch.tokens.shape:
+                raise ParityError(f"outputs: has shape {list(outputs.shape)} ({case})")
+            valid = outputs[batch.valid]  # [positions, output_size]
+            differences.add("outputs", case, valid, batch.expected_outputs)
             differences.add("next_state", case, next_state, batch.expected_state)
-            rows = rng.permutation(len(batch.expected_outputs))[:HEAD_ROWS]
-            head = _HeadRows(outputs[batch.valid][rows], batch.expected_log_probs[rows])
+            rows = rng.permutation(len(valid))[:HEAD_ROWS]
+            head = _HeadRows(valid[rows], batch.expected_log_probs[rows])
             _check_head(onnx_model, head, token_ranks, case, differences, rng)
     return Parity(tolerance=tolerance, worst=differences.worst, cases=len(cases), provider=PROVIDER)
 

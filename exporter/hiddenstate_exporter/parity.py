@@ -55,6 +55,11 @@ class Differences:
         self.worst = 0.0
 
     def add(self, output: str, case: Case, actual: FloatArray, expected: FloatArray) -> None:
+        """Compares one output of a case.
+
+        Raises:
+            ParityError: another shape, or off by more than the tolerance anywhere.
+        """
         if actual.shape != expected.shape:
             raise ParityError(f"{output}: has shape {list(actual.shape)}, PyTorch's {list(expected.shape)} ({case})")
         same = actual == expected  # infinities too
@@ -79,6 +84,7 @@ def draw_tokens(case: Case, vocab_size: int, rng: np.random.Generator) -> tuple[
 
 @contextlib.contextmanager
 def naming_case(case: Case) -> Iterator[None]:
+    """Says in which case it was that ONNX Runtime could not run a graph."""
     try:
         yield
     except OnnxModelError as error:

@@ -137,6 +137,10 @@ RECURRENT_DAMAGE: dict[str, Damage] = {
         "cannot run the graph: .*batch 2, seq 1",
         lambda nodes, graph: setattr(graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 1),
     ),
+    "outputs left time first": (
+        r"outputs: has shape \[2, 1, 16\] \(batch 1, seq 2",
+        lambda nodes, graph: nodes["Transpose_1"].attribute[0].ints.__setitem__(slice(0, 2), [0, 1]),
+    ),
     "layer left out": ("outputs", lambda nodes, graph: nodes["Squeeze_3"].input.__setitem__(0, "LSTM_0.Y")),
 }
 
