@@ -1,16 +1,32 @@
 #!/usr/bin/env bash
-# Regenerates client/hiddenstate/v1 from proto/. The generator is old on purpose: code made by grpcio-tools 1.66.2
-# imports beside protobuf 5.27 to 7.x, while code made by a new one asks callers for the newest protobuf.
+# Generates the stubs of proto/ into client/, or into the folder given: tools/generate_proto.sh [FOLDER]
+# The generator is old on purpose: code made by grpcio-tools 1.66.2 imports beside protobuf 5.27 to 7.x, while code
+# made by a new one asks callers for the newest protobuf. It lives in a venv of its own, .venv-proto.
 set -euo pipefail
+out=$(realpath "${1:-$(dirname "$0")/../client}")
 cd "$(dirname "$0")/.."
-venv=.venv-proto
-if [ ! -x "$venv/bin/protoc-gen-mypy" ]; then
-  "${PYTHON:-python3.11}" -m venv "$venv"
-  "$venv/bin/pip" install --quiet "grpcio-tools==1.66.2" "mypy-protobuf==3.7.0" "setuptools<80"
+venv=$PWD/.venv-proto
+
+# The Python to make the venv with: grpcio-tools 1.66.2 has no wheels for 3.14 and later.
+generator_python() {
+  local python
+  for python in python3.11 python3.12 python3.13 "${PYTHON:-python3}"; do
+    if "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$python" && return; fi
+  done
+  echo "$0: no Python 3.11, 3.12 or 3.13 was found for the generator" >&2
+  return 1
+}
+
+if [ ! -x "$venv/bin/protoc-gen-mypy_grpc" ]; then
+  python=$(generator_python)
+  "$python" -m venv "$venv"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check \
+    "grpcio-tools==1.66.2" "mypy-protobuf==3.7.0" "setuptools<80"
 fi
-rm -f client/hiddenstate/v1/*_pb2*.py client/hiddenstate/v1/*_pb2*.pyi
+mkdir -p "$out/hiddenstate/v1"
+rm -f "$out"/hiddenstate/v1/*_pb2*.py "$out"/hiddenstate/v1/*_pb2*.pyi
 "$venv/bin/python" -m grpc_tools.protoc -Iproto \
-  --plugin="protoc-gen-mypy=$PWD/$venv/bin/protoc-gen-mypy" \
-  --plugin="protoc-gen-mypy_grpc=$PWD/$venv/bin/protoc-gen-mypy_grpc" \
-  --python_out=client --grpc_python_out=client --mypy_out=client --mypy_grpc_out=client \
+  --plugin="protoc-gen-mypy=$venv/bin/protoc-gen-mypy" \
+  --plugin="protoc-gen-mypy_grpc=$venv/bin/protoc-gen-mypy_grpc" \
+  --python_out="$out" --grpc_python_out="$out" --mypy_out="quiet:$out" --mypy_grpc_out="quiet:$out" \
   proto/hiddenstate/v1/*.proto

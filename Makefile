@@ -1,0 +1,91 @@
+# `make` lists the targets. Everything is installed into .venv of this folder and nowhere else.
+
+PYTHON ?= python3
+VENV ?= .venv
+# pip takes the CPU build where it finds one (see CONTRIBUTING.md), else the build that brings CUDA.
+TORCH ?= torch==2.13.0
+MODELS ?= $(or $(HIDDENSTATE_MODELS),models)
+IMAGE ?= hiddenstate
+CONTAINER ?= $(firstword $(notdir $(shell command -v docker) $(shell command -v podman)))
+ARGS ?=
+
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+CAN_SERVE := $(VENV)/.can-serve
+CAN_TEST := $(VENV)/.can-test
+
+export ORT_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo 'ARGS="..." is handed on: make test ARGS="tests/client -k stream", make serve ARGS="--log-format json".'
+
+.PHONY: serve
+serve: $(CAN_SERVE) ## Serve the shipped models; HIDDENSTATE_LISTEN and the like are honoured.
+	@exec $(VENV)/bin/hiddenstate serve --models "$(MODELS)" $(ARGS)
+
+.PHONY: test
+test: $(CAN_TEST) ## Run the tests.
+	@HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(CAN_TEST) ## Check format, lint, types, contract, generated code and deployment files.
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/buf lint proto
+	tools/check_proto.sh
+	$(VENV)/bin/hadolint Dockerfile
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+
+.PHONY: check
+check: lint test ## Everything that has to pass before a commit: lint, then test.
+
+.PHONY: format
+format: $(CAN_TEST) ## Format the code and mend what ruff can mend.
+	$(VENV)/bin/ruff check --fix-only
+	$(VENV)/bin/ruff format
+
+.PHONY: proto
+proto: ## Generate client/hiddenstate/v1 from proto/.
+	PYTHON="$(PYTHON)" tools/generate_proto.sh
+
+.PHONY: dist
+dist: $(CAN_TEST) ## Build the wheel and the source distribution into dist/.
+	$(VENV)/bin/python -m build
+
+.PHONY: image
+image: ## Build the container image with docker or podman.
+	@test -n "$(CONTAINER)" || { echo 'make image needs docker or podman' >&2; exit 1; }
+	$(CONTAINER) build $(if $(filter podman,$(CONTAINER)),--format docker) \
+	  --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) --tag $(IMAGE) $(ARGS) .
+
+.PHONY: clean
+clean: ## Remove what was built and cached; the virtual environments stay.
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find benchmarks client exporter server tests tools -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "hiddenstate needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)." \
+	    "Name another one: make $(firstword $(MAKECMDGOALS)) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Making a virtual environment in $(VENV) with $$($(PYTHON) -V)" >&2
+	@$(PYTHON) -m venv $(VENV)
+
+$(CAN_SERVE): pyproject.toml | $(VENV)/bin/pip
+	@echo "Installing what the server needs into $(VENV) (a minute at most places; the next time it is there)" >&2
+	@$(PIP) install --quiet --editable '.[server]'
+	@touch $@
+
+# --group needs pip 25.1, which no Python 3.11 brings along.
+$(CAN_TEST): pyproject.toml | $(VENV)/bin/pip
+	@echo "Installing what the tests need into $(VENV), $(TORCH) among it (some minutes; the next time it is there)" >&2
+	@$(PIP) install --quiet --upgrade 'pip>=25.1'
+	@$(PIP) install --quiet --editable '.[exporter]' --group dev '$(TORCH)'
+	@touch $@ $(CAN_SERVE)
