@@ -2,7 +2,8 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,12 +70,15 @@ class ContextReader:
         fingerprint: bytes,
         max_context_tokens: int,
         cache: PrefixCache,
+        tokenized: Callable[[float], None],
     ) -> None:
+        """`tokenized` is told the seconds in which each text became tokens."""
         self._tokenizer = tokenizer
         self._spec = spec
         self._fingerprint = fingerprint
         self._max_context_tokens = max_context_tokens
         self._cache = cache
+        self._tokenized = tokenized
         self._bos = np.array([spec.bos_token_id], dtype=np.int64)
         self._zero_state = np.zeros(spec.state_size, dtype=np.float32)
 
@@ -105,10 +109,13 @@ class ContextReader:
     async def _tokens(self, context: Context) -> NDArray[np.int64]:
         if context.tokens is not None:
             return self._check(self._ids(context.tokens), "tokens")
-        text = context.text or ""
-        if len(text) < _LONG_TEXT:
-            return self._check(self._tokenizer.encode(text), "text")
-        return self._check(await asyncio.to_thread(self._tokenizer.encode, text), "text")
+        return self._check(await self._encode(context.text or ""), "text")
+
+    async def _encode(self, text: str) -> NDArray[np.int64]:
+        encode, started_at = self._tokenizer.encode, time.monotonic()
+        tokens = encode(text) if len(text) < _LONG_TEXT else await asyncio.to_thread(encode, text)
+        self._tokenized(time.monotonic() - started_at)
+        return tokens
 
     def _ids(self, tokens: Sequence[int]) -> NDArray[np.int64]:
         ids = np.fromiter(tokens, dtype=np.int64, count=len(tokens))

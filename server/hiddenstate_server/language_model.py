@@ -64,6 +64,7 @@ class LanguageModel:
             fingerprint=self._fingerprint,
             max_context_tokens=settings.max_context_tokens,
             cache=cache,
+            tokenized=lambda seconds: metrics.tokenized(**self._labels, seconds=seconds),
         )
         self._planner = GenerationPlanner(
             spec, tokenizer.words, max_tokens=settings.max_generated_tokens, max_top_k=self.max_top_k

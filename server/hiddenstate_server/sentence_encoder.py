@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -97,9 +98,10 @@ class SentenceEncoder:
                 raise InvalidRequestError(f"sentences[{position}]: is empty; leave it out")
 
     async def _tokenize(self, sentences: Sequence[str]) -> list[list[int]]:
-        encode = self._tokenizer.encode_batch
+        encode, started_at = self._tokenizer.encode_batch, time.monotonic()
         short = sum(map(len, sentences)) < _LONG_TEXT
         tokens = encode(sentences) if short else await asyncio.to_thread(encode, sentences)
+        self._metrics.tokenized(**self._labels, seconds=time.monotonic() - started_at)
         for position, row in enumerate(tokens):
             if not row:
                 raise InvalidRequestError(f"sentences[{position}]: has nothing that the tokenizer knows; leave it out")
