@@ -14,6 +14,7 @@ from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.repository import Repository
 from hiddenstate_server.sentence_encoder import SentenceEncoder
 from reference import ReferenceModel
+from serving import Wire, serving
 
 VOCABULARY = [*SPECIALS, *WORDS]
 
@@ -53,3 +54,10 @@ async def language_model(repository: Repository) -> LanguageModel:
 async def sentence_encoder(repository: Repository) -> SentenceEncoder:
     """The sentence encoder, served."""
     return repository.sentence_encoder()
+
+
+@pytest_asyncio.fixture
+async def wire(models_dir: Path) -> AsyncIterator[Wire]:
+    """A server of both models, with its defaults."""
+    async with serving(models_dir) as wire:
+        yield wire

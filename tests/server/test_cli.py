@@ -1,0 +1,131 @@
+"""`hiddenstate serve`: its help, and how flags and the environment become settings."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hiddenstate.cli import main
+from hiddenstate_server import app
+from hiddenstate_server.config import EngineSettings, Settings, environment_variable, flag
+
+NAMES = sorted({field.name for cls in (Settings, EngineSettings) for field in dataclasses.fields(cls)} - {"engine"})
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """The settings that `serve` would have run with."""
+    settings: list[Settings] = []
+    monkeypatch.setattr(app, "run", settings.append)
+    return settings
+
+
+def serve(*arguments: str, **environment: str) -> Result:
+    """Runs the command."""
+    return CliRunner().invoke(main, ["serve", *arguments], env=environment)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_help_shows_each_setting_as_a_flag_and_an_environment_variable(name: str) -> None:
+    words = serve("--help").output.replace(";", " ").split()
+    assert flag(name) in words
+    assert environment_variable(name) in words
+
+
+def test_without_flags_the_defaults_hold(served: list[Settings]) -> None:
+    assert serve().exit_code == 0
+    assert served == [Settings()]
+
+
+@pytest.mark.parametrize("in_environment", [False, True])
+def test_settings_come_from_flags_and_from_the_environment(served: list[Settings], in_environment: bool) -> None:
+    values = {
+        "models": "elsewhere",
+        "listen": "[::1]:1234",
+        "metrics": "off",
+        "drain_timeout_s": "2.5",
+        "log_format": "json",
+        "log_level": "debug",
+        "log_calls": "all",
+        "max_message_bytes": "8MiB",
+        "max_stream_contexts": "11",
+        "max_stream_pending": "12",
+        "provider": "cpu",
+        "variant": "int8",
+        "threads": "2",
+        "max_batch": "13",
+        "max_batch_tokens": "14",
+        "max_waiting_tokens": "15",
+        "max_context_tokens": "16",
+        "max_sentences": "17",
+        "max_top_k": "18",
+        "max_generated_tokens": "19",
+        "cache_bytes": "1024",
+    }
+    assert sorted(values) == NAMES
+    if in_environment:
+        result = serve(**{environment_variable(name): value for name, value in values.items()})
+    else:
+        result = serve(*(part for name, value in values.items() for part in (flag(name), value)))
+    assert result.exit_code == 0, result.output
+    assert served == [
+        Settings(
+            models=Path("elsewhere"),
+            listen="[::1]:1234",
+            metrics="off",
+            drain_timeout_s=2.5,
+            log_format="json",
+            log_level="debug",
+            log_calls="all",
+            max_message_bytes=8 * 2**20,
+            max_stream_contexts=11,
+            max_stream_pending=12,
+            engine=EngineSettings(
+                provider="cpu",
+                variant="int8",
+                threads=2,
+                max_batch=13,
+                max_batch_tokens=14,
+                max_waiting_tokens=15,
+                max_context_tokens=16,
+                max_sentences=17,
+                max_top_k=18,
+                max_generated_tokens=19,
+                cache_bytes=1024,
+            ),
+        )
+    ]
+
+
+def test_a_flag_wins_over_the_environment(served: list[Settings]) -> None:
+    assert serve("--max-batch", "3", HIDDENSTATE_MAX_BATCH="4").exit_code == 0
+    assert served[0].engine.max_batch == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--listen", "nowhere"], "--listen: 'nowhere' is not HOST:PORT"),
+        (["--max-batch", "0"], "--max-batch: 0 is not in"),
+        (["--max-batch", "many"], "--max-batch"),
+        (["--cache-bytes", "5TB"], "--cache-bytes"),
+        (["--provider", "tpu"], "--provider"),
+        (["--max-batches", "3"], "--max-batches"),
+    ],
+)
+def test_bad_usage_is_told_by_its_flag_with_exit_code_2(
+    served: list[Settings], arguments: list[str], named: str
+) -> None:
+    result = serve(*arguments)
+    assert result.exit_code == 2
+    assert named in result.stderr
+    assert served == []
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("0", 0), ("4096", 4096), ("4KiB", 4096), ("3 mib", 3 * 2**20), ("1GiB", 2**30)]
+)
+def test_bytes_may_be_written_with_a_unit(served: list[Settings], text: str, size: int) -> None:
+    assert serve("--cache-bytes", text).exit_code == 0
+    assert served[0].engine.cache_bytes == size

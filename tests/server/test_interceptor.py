@@ -1,0 +1,98 @@
+"""How errors become statuses, and what is logged of calls."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from hiddenstate.v1.language_model_pb2 import PredictRequest, PredictStreamRequest, StreamedPredictRequest
+from hiddenstate_server.errors import (
+    DeadlineError,
+    InvalidRequestError,
+    ModelFailedError,
+    ModelNotFoundError,
+    OverloadedError,
+    ServingError,
+    ShuttingDownError,
+)
+from hiddenstate_server.interceptor import UNKNOWN_ERROR, status_of
+from serving import Wire, failure, serving
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
+        (ModelNotFoundError, grpc.StatusCode.NOT_FOUND),
+        (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (ShuttingDownError, grpc.StatusCode.UNAVAILABLE),
+        (DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED),
+        (ModelFailedError, grpc.StatusCode.INTERNAL),
+    ],
+)
+async def test_each_error_goes_through_the_wire_with_its_code_and_message(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, error: type[ServingError], code: grpc.StatusCode
+) -> None:
+    monkeypatch.setattr(wire.server.repository, "language_model", raiser(error("what to change")))
+    failed = await failure(wire.language_model.Predict(PredictRequest(text="I")))
+    assert (failed.code(), failed.details()) == (code, "what to change")
+    assert wire.metric("hiddenstate_requests_total", method="Predict", code=code.name) == 1
+
+
+async def test_an_unknown_error_is_logged_and_its_text_stays_inside(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(wire.server.repository, "language_model", raiser(RuntimeError("secret")))
+    failed = await failure(wire.language_model.Predict(PredictRequest(text="I")))
+    assert (failed.code(), failed.details()) == (grpc.StatusCode.INTERNAL, UNKNOWN_ERROR)
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.exc_info
+    assert "secret" in str(record.exc_info[1])
+
+
+async def test_an_unknown_error_of_one_streamed_request_leaves_the_stream_open(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call: Any = wire.language_model.PredictStream()
+    message = PredictStreamRequest(requests=[StreamedPredictRequest(request_id=1, predict=PredictRequest(text="I"))])
+    with monkeypatch.context() as patch:
+        patch.setattr(wire.server.repository, "language_model", raiser(RuntimeError("secret")))
+        await call.write(message)
+        reply = (await call.read()).responses[0]
+    assert (reply.error.code, reply.error.message) == (grpc.StatusCode.INTERNAL.value[0], UNKNOWN_ERROR)
+    await call.write(message)
+    assert (await call.read()).responses[0].response.candidates
+    call.cancel()
+
+
+def test_a_message_is_short_enough_for_a_header_whatever_it_quotes() -> None:
+    code, message = status_of(InvalidRequestError("\N{GRINNING FACE}" * 100_000))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert 3 * len(message.encode()) < 8192  # a header holds %XX for each byte
+
+
+@pytest.mark.parametrize(
+    ("log_calls", "logged"), [("none", []), ("failed", ["NOT_FOUND"]), ("all", ["OK", "NOT_FOUND"])]
+)
+async def test_calls_are_logged_as_the_settings_say(
+    models_dir: Path, caplog: pytest.LogCaptureFixture, log_calls: str, logged: list[str]
+) -> None:
+    caplog.set_level(logging.INFO, "hiddenstate_server.interceptor")
+    async with serving(models_dir, log_calls=log_calls) as wire:
+        await wire.language_model.Predict(PredictRequest(text="I"))
+        await failure(wire.language_model.Predict(PredictRequest(text="I", model="nobody")))
+    fields: list[dict[str, Any]] = [record.__dict__.get("fields", {}) for record in caplog.records]
+    calls = [each for each in fields if "code" in each]
+    assert [call["code"] for call in calls] == logged
+    assert all(call["method"] == "Predict" and call["duration_ms"] > 0 and call["peer"] for call in calls)
+
+
+def raiser(error: Exception) -> Any:
+    """Returns a function that raises."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail

@@ -1,0 +1,49 @@
+"""Log lines in both formats."""
+
+import json
+import logging
+import sys
+
+from hiddenstate_server.logs import JsonFormatter, PlainFormatter, log_fields
+
+
+def record(message: str, *arguments: object, error: bool = False) -> logging.LogRecord:
+    """Returns what a logging call makes, of the second 0 of 1970."""
+    exc_info = None
+    if error:
+        try:
+            raise ZeroDivisionError("by zero")
+        except ZeroDivisionError:
+            exc_info = sys.exc_info()
+    made = logging.LogRecord("hiddenstate_server.app", logging.INFO, __file__, 1, message, arguments, exc_info)
+    made.created = 0.25
+    made.__dict__.update(log_fields(method="Predict", duration_ms=1.5))
+    return made
+
+
+def test_a_plain_line_has_time_level_logger_message_and_fields() -> None:
+    expected = "1970-01-01T00:00:00.250Z INFO hiddenstate_server.app: done 3 method=Predict duration_ms=1.5"
+    assert PlainFormatter().format(record("done %d", 3)) == expected
+
+
+def test_a_json_line_has_the_same_as_an_object() -> None:
+    assert json.loads(JsonFormatter().format(record("done %d", 3))) == {
+        "time": "1970-01-01T00:00:00.250Z",
+        "level": "info",
+        "logger": "hiddenstate_server.app",
+        "message": "done 3",
+        "method": "Predict",
+        "duration_ms": 1.5,
+    }
+
+
+def test_a_message_cannot_begin_a_line_of_its_own() -> None:
+    for formatter in (PlainFormatter(), JsonFormatter()):
+        assert len(formatter.format(record("%s", "one\ntwo\r\nthree")).splitlines()) == 1
+
+
+def test_a_traceback_stays_in_one_json_line_and_follows_a_plain_one() -> None:
+    line = JsonFormatter().format(record("failed", error=True))
+    assert "\n" not in line
+    assert "ZeroDivisionError: by zero" in json.loads(line)["exception"]
+    assert PlainFormatter().format(record("failed", error=True)).splitlines()[-1] == "ZeroDivisionError: by zero"
