@@ -1,0 +1,96 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bundles import language_model_bundle
+from checkpoints import language_model_checkpoint, saved, sentence_encoder_checkpoint
+from hiddenstate_exporter import parity
+from hiddenstate_exporter.cli import evaluate, export
+from hiddenstate_server.bundle import load_bundle
+
+
+@pytest.fixture
+def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compares few cases with PyTorch: test_parity tests the comparison, and it takes seconds."""
+    monkeypatch.setattr(parity, "BATCH_SIZES", (1, 5))
+    monkeypatch.setattr(parity, "SEQ_LENS", (1, 7))
+
+
+def _export(*arguments: object) -> Result:
+    return CliRunner().invoke(export, [str(argument) for argument in arguments])
+
+
+def _evaluate(*arguments: object) -> Result:
+    return CliRunner().invoke(evaluate, [str(argument) for argument in arguments], env={"COLUMNS": "100"})
+
+
+@pytest.mark.parametrize("command", ["export", "evaluate"])
+def test_help_is_shown_without_importing_torch(command: str) -> None:
+    code = (
+        "import sys; from hiddenstate_exporter import cli; "
+        f"cli.{command}(['--help'], standalone_mode=False); sys.exit('torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "Examples:" in shown
+
+
+@pytest.mark.usefixtures("small_grid")
+def test_export_publishes_under_the_given_name(tmp_path: Path) -> None:
+    path = saved(language_model_checkpoint(), tmp_path)
+    result = _export(path, "--to", tmp_path / "models", "--name", "lm", "--version", "2024.1", "--license", "MIT")
+    assert result.exit_code == 0, result.output
+    assert result.output.endswith(f"{tmp_path / 'models' / 'lm' / '2024.1'}: written\n")
+    assert load_bundle(tmp_path / "models" / "lm" / "2024.1").license == "MIT"
+
+
+@pytest.mark.usefixtures("small_grid")
+def test_export_with_check_leaves_no_trace(tmp_path: Path) -> None:
+    path = saved(sentence_encoder_checkpoint(), tmp_path)
+    result = _export(path, "--to", tmp_path / "models", "--check")
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.usefixtures("small_grid")
+@pytest.mark.parametrize("options", [["missing.pt"], ["best.pt", "--name", "a b"], ["best.pt", "--data", "no.txt"]])
+def test_a_refused_export_is_one_line_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    saved(language_model_checkpoint(), tmp_path)
+    monkeypatch.chdir(tmp_path / "run")
+    result = _export(*options, "--to", "models")
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert result.output.count("\n") == 1
+    assert not Path("models").exists()
+
+
+def test_evaluate_prints_the_bundle_and_its_checkpoint_side_by_side(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the car is new\n" * 100, encoding="utf-8")
+    bundle = language_model_bundle(tmp_path, dtype="float32")
+    path = saved(language_model_checkpoint(), tmp_path)
+    result = _evaluate(bundle, "--data", text, "--part", "all", "--checkpoint", path)
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.output.splitlines() if "Perplexity" in line]
+    _, onnx, torch = [cell.strip() for cell in line.strip("│").split("│")]
+    assert float(onnx) == pytest.approx(float(torch), rel=1e-3)
+
+
+def test_evaluate_fails_when_the_bundle_is_not_of_the_checkpoint(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the car is new\n" * 100, encoding="utf-8")
+    bundle = language_model_bundle(tmp_path, seed=1)
+    path = saved(language_model_checkpoint(), tmp_path)
+    result = _evaluate(bundle, "--data", text, "--part", "all", "--checkpoint", path)
+    assert result.exit_code == 1
+    assert "Error: perplexity is" in result.output
+
+
+def test_evaluate_names_a_bundle_that_is_not_there(tmp_path: Path) -> None:
+    result = _evaluate(tmp_path, "--data", "x.txt")
+    assert result.exit_code == 1
+    assert "bundle.json: no such file" in result.output
