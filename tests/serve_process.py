@@ -1,0 +1,75 @@
+"""`hiddenstate serve` in a process of its own."""
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+WAIT_S = 60.0
+COMMAND = (sys.executable, "-c", "from hiddenstate.cli import main; main()", "serve")
+
+
+class ServeProcess:
+    """A running `hiddenstate serve`."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        assert process.stdout
+        self.announcement = (process.stdout.readline(), process.stdout.readline())
+        found = re.search(r" on (\S+), ", self.announcement[0])
+        assert found, f"no address in {self.announcement}: {self._end()}"
+        self.address = found[1]
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        self._process.send_signal(number)
+
+    def logged(self, part: str) -> str:
+        """Waits for a log line that has `part` and returns it."""
+        while True:
+            line = self._lines.get(timeout=WAIT_S)
+            if part in line:
+                return line
+
+    def exit_code(self) -> int:
+        """Waits for the process to end."""
+        return self._process.wait(WAIT_S)
+
+    def _read(self) -> None:
+        assert self._process.stderr
+        for line in self._process.stderr:
+            self._lines.put(line)
+
+    def _end(self) -> str:
+        self._process.kill()
+        return self._process.communicate()[1]
+
+
+@contextmanager
+def serve(models: Path, *arguments: str, **environment: str) -> Iterator[ServeProcess]:
+    """Starts the server on free ports and kills it at the end of the block if it still runs."""
+    settings = {"HIDDENSTATE_LISTEN": "127.0.0.1:0", "HIDDENSTATE_METRICS": "127.0.0.1:0", **environment}
+    with subprocess.Popen(
+        [*COMMAND, "--models", str(models), *arguments],
+        env={**os.environ, **settings},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield ServeProcess(process)
+        finally:
+            process.kill()
+
+
+def failed_serve(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Runs a server that is expected not to start."""
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=WAIT_S, check=False)
