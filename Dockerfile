@@ -16,13 +16,6 @@ COPY exporter exporter
 RUN python -m pip --python /opt/hiddenstate/bin/python install --no-cache-dir --disable-pip-version-check ".[${EXTRA}]"
 
 FROM ${BASE}
-ARG VERSION=unknown
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title="hiddenstate" \
-      org.opencontainers.image.description="gRPC serving for recurrent sequence models on ONNX Runtime" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
 COPY --from=builder /opt/hiddenstate /opt/hiddenstate
 COPY models /models
 # Modules were compiled when they were installed; nothing is written at run time, so the file system may be read-only.
@@ -35,6 +28,13 @@ ENV PATH=/opt/hiddenstate/bin:$PATH \
     HIDDENSTATE_LISTEN=0.0.0.0:50051 \
     HIDDENSTATE_METRICS=0.0.0.0:9464 \
     HIDDENSTATE_SERVER=127.0.0.1:50051
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="hiddenstate" \
+      org.opencontainers.image.description="gRPC serving for recurrent sequence models on ONNX Runtime" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 # A number, so that Kubernetes can see that it is not root.
 USER 65532:65532
 EXPOSE 50051 9464
