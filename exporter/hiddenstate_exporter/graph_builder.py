@@ -12,6 +12,7 @@ from hiddenstate_exporter.weights import StoredDtype, WeightsFile
 OPSET = 17  # the lowest that serves; ONNX Runtime reads it since 1.12, this project asks for 1.20
 IR_VERSION = 8  # that of ONNX 1.12, which opset 17 came with
 PRODUCER = "hiddenstate"
+MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators, in all its builds
 
 FLOAT = onnx.TensorProto.FLOAT
 INT64 = onnx.TensorProto.INT64
@@ -29,24 +30,34 @@ class GraphBuilder:
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._counts: dict[str, int] = {}
+        self._domains = {"": OPSET}
 
     def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
         """Adds a node with one output."""
         return self.ops(op_type, *inputs, outputs=("",), **attributes)[0]
 
-    def ops(self, op_type: str, *inputs: str, outputs: Sequence[str], **attributes: Any) -> list[str]:
-        """Adds a node with several outputs; each is named after the node and the suffix given for it."""
-        number = self._counts[op_type] = self._counts.get(op_type, -1) + 1
-        node = f"{op_type}_{number}"
+    def ops(self, op_type: str, *inputs: str, outputs: Sequence[str], node: str = "", **attributes: Any) -> list[str]:
+        """Adds a node with several outputs; each is named after the node and the suffix given for it.
+
+        A node without a name of its own is named after its type.
+        """
+        if not node:
+            number = self._counts[op_type] = self._counts.get(op_type, -1) + 1
+            node = f"{op_type}_{number}"
+        if attributes.get("domain"):
+            self._domains[attributes["domain"]] = 1
         names = [f"{node}.{suffix}" if suffix else node for suffix in outputs]
         self._nodes.append(onnx.helper.make_node(op_type, inputs, names, name=node, **attributes))
         return names
 
     def stored(self, name: str, array: NDArray[Any]) -> str:
         """Adds a tensor to the weights file: floats in the file's type, others in their own."""
+        return self.stored_exactly(name, array.astype(self._dtype) if array.dtype == np.float32 else array)
+
+    def stored_exactly(self, name: str, array: NDArray[Any]) -> str:
+        """Adds a tensor to the weights file in its own type."""
         if name not in self._initializers:
-            kept = array.astype(self._dtype) if array.dtype == np.float32 else array
-            self._initializers[name] = self._weights.add(name, kept)
+            self._initializers[name] = self._weights.add(name, array)
         return name
 
     def weight(self, name: str, array: NDArray[np.float32]) -> str:
@@ -61,7 +72,13 @@ class GraphBuilder:
         """Adds a `torch.nn.Linear`: rows [rows, in], matrix [out, in] and bias [out] give [rows, out]."""
         return self.op("Gemm", rows, self.weight(f"{name}.weight", matrix), self.weight(f"{name}.bias", bias), transB=1)
 
-    def constant(self, value: int | float | Sequence[int], dtype: type[np.generic] = np.int64) -> str:
+    def product(self, name: str, matrix: NDArray[np.float32], x: str) -> str:
+        """Adds a `torch.nn.Linear` without bias: x [..., in], matrix [out, in] give [..., out]."""
+        return self.op("MatMul", x, self.weight(name, np.ascontiguousarray(matrix.T)))
+
+    def constant(
+        self, value: float | Sequence[int] | Sequence[Sequence[int]], dtype: type[np.generic] = np.int64
+    ) -> str:
         """Adds a small constant that lies in the graph itself."""
         array = np.asarray(value, dtype)
         name = f"{array.dtype}{array.tolist()}"
@@ -69,14 +86,17 @@ class GraphBuilder:
         return name
 
     def branch(self, name: str) -> "GraphBuilder":
-        """Begins a branch of an `If` node, which sees every value of this graph made before that node."""
+        """Begins a branch of an `If` or the body of a `Scan`, which see every value made before that node."""
         branch = GraphBuilder(name, self._weights, self._dtype)
         branch._initializers, branch._counts = self._initializers, self._counts  # names are unique over both
+        branch._domains = self._domains
         return branch
 
-    def branch_graph(self, outputs: Sequence[onnx.ValueInfoProto]) -> onnx.GraphProto:
+    def branch_graph(
+        self, outputs: Sequence[onnx.ValueInfoProto], inputs: Sequence[onnx.ValueInfoProto] = ()
+    ) -> onnx.GraphProto:
         """Finishes a branch; its weights and constants stay with the graph it belongs to."""
-        return onnx.helper.make_graph(self._nodes, self._name, [], outputs)
+        return onnx.helper.make_graph(self._nodes, self._name, inputs, outputs)
 
     def name_output(self, value: str, name: str) -> None:
         """Gives a value the name of a graph output."""
@@ -89,7 +109,7 @@ class GraphBuilder:
             onnx.helper.make_graph(self._nodes, self._name, inputs, outputs, initializer=weights),
             producer_name=PRODUCER,
             ir_version=IR_VERSION,
-            opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+            opset_imports=[onnx.helper.make_opsetid(domain, version) for domain, version in self._domains.items()],
         )
 
 

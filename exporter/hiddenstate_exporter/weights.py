@@ -1,4 +1,4 @@
-"""Weights of a model as plain arrays, and the one file that all graphs of a bundle read them from."""
+"""Weights of a model as plain arrays, and the files that the graphs of a bundle read them from."""
 
 import hashlib
 from collections.abc import Mapping
@@ -21,12 +21,15 @@ class WeightsError(ValueError):
 
 
 class WeightsFile:
-    """Collects tensors for `weights.bin` (ONNX external data); a tensor met twice is stored once.
+    """Collects tensors for a file of ONNX external data, `weights.bin`; a tensor met twice is stored once.
 
-    Tensors keep the order in which they were first added, so equal models give equal bytes.
+    Tensors keep the order in which they were first added, so equal models give equal bytes. What lies in a `shared`
+    file already is not stored again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = WEIGHTS_FILE, shared: "WeightsFile | None" = None) -> None:
+        self.name = name
+        self._shared = shared
         self._chunks: list[bytes] = []
         self._size = 0
         self._offsets: dict[bytes, int] = {}
@@ -40,23 +43,26 @@ class WeightsFile:
             dims=array.shape,
             data_location=onnx.TensorProto.EXTERNAL,
         )
-        place = {"location": WEIGHTS_FILE, "offset": str(self._offset(data)), "length": str(len(data))}
+        location, offset = self._place(data)
+        place = {"location": location, "offset": str(offset), "length": str(len(data))}
         for key, value in place.items():
             tensor.external_data.add(key=key, value=value)
         return tensor
 
     def write(self, folder: Path) -> None:
-        """Writes `weights.bin` into a folder."""
-        (folder / WEIGHTS_FILE).write_bytes(b"".join(self._chunks))
+        """Writes the file into a folder."""
+        (folder / self.name).write_bytes(b"".join(self._chunks))
 
-    def _offset(self, data: bytes) -> int:
+    def _place(self, data: bytes) -> tuple[str, int]:
         digest = hashlib.sha256(data).digest()
+        if self._shared is not None and digest in self._shared._offsets:
+            return self._shared.name, self._shared._offsets[digest]
         if digest not in self._offsets:
             self._offsets[digest] = self._size
             padded = data + bytes(-len(data) % ALIGNMENT)
             self._chunks.append(padded)
             self._size += len(padded)
-        return self._offsets[digest]
+        return self.name, self._offsets[digest]
 
 
 def tensor(weights: Weights, name: str, shape: tuple[int | None, ...]) -> NDArray[np.float32]:
