@@ -27,7 +27,7 @@ def model_card(bundle: Bundle, *, size: int) -> str:
         _usage(bundle),
         "## Training",
         f"Data: {bundle.training.data}",
-        f"Time: {_duration(bundle.training.seconds)}, {bundle.training.epochs:.3g} epochs. Command:",
+        f"Time: {_duration(bundle.training.seconds)}, {bundle.training.epochs:.1f} epochs. Command:",
         _code(bundle.training.command),
         "## Measured",
         _table(("Held-out data", ""), _metrics(bundle)) if bundle.metrics else "Nothing was measured.",
@@ -71,12 +71,15 @@ def _facts(bundle: Bundle, size: int) -> Iterator[tuple[str, str]]:
 
 def _usage(bundle: Bundle) -> str:
     if bundle.kind == "language_model":
-        call = f'client.predict("I would like to thank", model="{bundle.name}", top_k=5).candidates'
+        call = f'prediction = client.predict("I would like to thank", model="{bundle.name}", top_k=5)'
+        call += "\n    print([candidate.word for candidate in prediction.candidates])"
         command = f'hiddenstate predict --model {bundle.name} "I would like to thank"'
     else:
-        call = f'client.encode(["a sentence", "another one"], model="{bundle.name}")  # float32 [2, dimension]'
+        call = (
+            f'vectors = client.encode(["a sentence", "another one"], model="{bundle.name}")  # float32 [2, dimension]'
+        )
         command = f'hiddenstate similarity --model {bundle.name} "a sentence" "another one"'
-    python = f'from hiddenstate import Client\n\nwith Client("127.0.0.1:50051") as client:\n    print({call})'
+    python = f'from hiddenstate import Client\n\nwith Client("127.0.0.1:50051") as client:\n    {call}'
     serve = "hiddenstate serve --models FOLDER  # the folder that holds " + bundle.name
     return _code(f"{serve}\n{command}") + "\n\n" + _code(python, "python")
 
@@ -88,12 +91,12 @@ def _metrics(bundle: Bundle) -> Iterator[tuple[str, str]]:
 
 
 def _parity(bundle: Bundle) -> Iterator[str]:
+    varied = "batch size, length, ragged lengths" + (" and initial state" if bundle.language_model else "")
     for name, variant in bundle.variants.items():
         parity = variant.parity
         yield (
-            f"The {name} graphs were compared with PyTorch in {parity.cases} cases of batch size, length, ragged "
-            f"lengths and initial state ({parity.provider}). No output was off by more than {parity.worst:.2g}; "
-            f"{parity.tolerance:.2g} is allowed."
+            f"The {name} graphs were compared with PyTorch in {parity.cases} cases of {varied} ({parity.provider}). No "
+            f"output was off by more than {parity.worst:.2g}; {parity.tolerance:.2g} is allowed."
         )
     if bundle.dtype != "float32":
         yield f"Both sides had the weights rounded to {bundle.dtype}."
@@ -109,7 +112,7 @@ def _limits(bundle: Bundle) -> Iterator[str]:
     else:
         yield (
             "It imitates its teacher on sentences like those it was trained on, and does worse than the teacher, most "
-            "of all on other subjects and languages and on long texts. Negation and numbers move its vectors little."
+            "of all on other subjects and on long texts. It was not measured on any other language."
         )
 
 

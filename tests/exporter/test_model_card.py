@@ -39,6 +39,12 @@ def test_a_card_says_how_to_call_the_model_it_is_about(language_model: Bundle, e
     assert 'client.encode(["a sentence", "another one"], model="tiny-encoder")' in model_card(encoder, size=1)
 
 
+def test_the_code_on_a_card_is_python(language_model: Bundle, encoder: Bundle) -> None:
+    for bundle in (language_model, encoder):
+        code = model_card(bundle, size=1).split("```python\n")[1].split("```")[0]
+        compile(code, "README.md", "exec")
+
+
 def test_a_card_shows_metrics_as_people_read_them(language_model: Bundle) -> None:
     metrics = {"top1_accuracy": 0.2126, "perplexity": 98.765, "my_own": 0.123456}
     card = model_card(msgspec.structs.replace(language_model, metrics=metrics), size=1)
