@@ -5,7 +5,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -125,15 +125,23 @@ def _writer(output: Path | None, output_format: Format | None) -> Iterator[Vecto
 
 def _progress(file: BinaryIO | None, *, hidden: bool) -> "ProgressBar[None]":
     """A bar on standard error, if that is a terminal; it knows the end where the input is a file of known size."""
-    status = os.fstat((file or sys.stdin).fileno())
     endless: Iterator[None] = (None for _ in ())  # click takes the length of a range, but none of this
     return click.progressbar(
         endless,
-        length=status.st_size if stat.S_ISREG(status.st_mode) else None,
+        length=None if hidden else _size(file or sys.stdin.buffer),
         label="Encoding",
         file=sys.stderr,
         hidden=hidden or not sys.stderr.isatty(),
     )
+
+
+def _size(file: BinaryIO) -> int | None:
+    """Returns the size of a regular file in bytes; None for a pipe or a terminal."""
+    with suppress(OSError):  # standard input need not be a file at all
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode):
+            return status.st_size
+    return None
 
 
 def _report(truncated: int, skipped: int) -> None:

@@ -1,0 +1,166 @@
+"""The commands that ask a server, against a real one: what a person sees, and what a script gets."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from hiddenstate import Client
+from hiddenstate.cli import main
+from serving import WAIT_S, serving
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def address(models_dir: Path) -> Iterator[str]:
+    """A server with both tiny models, in a thread of its own."""
+    started = threading.Event()
+    stopped: asyncio.Event
+    loop: asyncio.AbstractEventLoop
+    found = ""
+
+    async def serve() -> None:
+        nonlocal stopped, loop, found
+        stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+        async with serving(models_dir) as wire:
+            found = str(wire.server.address)
+            started.set()
+            await stopped.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    assert started.wait(WAIT_S)
+    yield found
+    loop.call_soon_threadsafe(stopped.set)
+    thread.join(WAIT_S)
+
+
+@pytest.fixture
+def run(address: str) -> Command:
+    """Runs a command against the server."""
+
+    def run(*arguments: str, stdin: str | bytes | None = None) -> Result:
+        return CliRunner().invoke(main, list(arguments), input=stdin, env={"HIDDENSTATE_SERVER": address})
+
+    return run
+
+
+def test_predict_prints_five_words_with_falling_probabilities(run: Command) -> None:
+    result = run("predict", "the car was")
+    assert result.exit_code == 0
+    lines = [line.split() for line in result.stdout.splitlines()]
+    percents = [float(percent.rstrip("%")) for _, percent in lines]
+    assert len(lines) == 5
+    assert percents == sorted(percents, reverse=True)
+    assert all(percent.endswith("%") for _, percent in lines)
+
+
+def test_predict_as_json_says_what_the_client_says(run: Command, address: str) -> None:
+    document = json.loads(run("predict", "the", "car", "--json", "-k", "2", "--prefix", "th").stdout)
+    with Client(address) as client:
+        prediction = client.predict("the car", top_k=2, prefix="th")
+    assert [c["word"] for c in document["candidates"]] == [c.word for c in prediction.candidates]
+    assert all(c["word"].startswith("th") for c in document["candidates"])
+    assert document["model"] == "tiny-lm"
+
+
+def test_text_may_come_from_standard_input(run: Command) -> None:
+    assert run("predict", "-", stdin="the car was\n").stdout == run("predict", "the car was").stdout
+
+
+def test_generate_writes_on_and_the_seed_repeats_it(run: Command) -> None:
+    first, again = (run("generate", "the car", "-n", "8", "--seed", "4").stdout for _ in range(2))
+    assert first == again
+    assert first.startswith("the car")
+    assert len(first) > len("the car\n")
+
+
+def test_score_lists_every_word_and_the_perplexity(run: Command) -> None:
+    lines = run("score", "the car was new").stdout.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["the", "car", "was", "new"]
+    assert lines[-1].startswith("perplexity ")
+    assert lines[-1].endswith("4 tokens")
+
+
+def test_models_lists_what_is_served(run: Command) -> None:
+    lines = run("models").stdout.splitlines()
+    assert lines[0].split() == ["NAME", "VERSION", "KIND", "ARCHITECTURE", "PARAMETERS", "PROVIDER"]
+    assert [line.split()[0] for line in lines[1:]] == ["tiny-encoder", "tiny-lm"]
+
+
+def test_health_says_that_it_serves(run: Command) -> None:
+    assert run("health").exit_code == 0
+
+
+def test_similarity_of_a_sentence_with_itself_is_one(run: Command) -> None:
+    assert run("similarity", "the car", "the car").stdout == "1.0000\n"
+
+
+@pytest.mark.parametrize("source", ["arguments", "standard input", "file"])
+def test_encode_writes_the_same_lines_from_every_source(
+    run: Command, address: str, tmp_path: Path, source: str
+) -> None:
+    sentences = ["the car", "it was new"]
+    (tmp_path / "in.txt").write_text("the car\nit was new\n")
+    result = {
+        "arguments": lambda: run("encode", *sentences),
+        "standard input": lambda: run("encode", stdin="the car\nit was new\n"),
+        "file": lambda: run("encode", "-f", str(tmp_path / "in.txt")),
+    }[source]()
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    with Client(address) as client:
+        wanted = client.encode(sentences)
+    assert [row["text"] for row in rows] == sentences
+    np.testing.assert_allclose([row["embedding"] for row in rows], wanted, atol=1e-5)
+
+
+def test_encode_writes_a_numpy_file(run: Command, tmp_path: Path) -> None:
+    result = run("encode", "-o", str(tmp_path / "v.npy"), "--batch-size", "7", stdin="the car\n" * 30)
+    assert result.exit_code == 0
+    vectors = np.load(tmp_path / "v.npy")
+    assert (vectors.dtype, vectors.shape) == (np.float32, (30, 12))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        (("predict", ""), None, "Error: text: is empty"),
+        (("predict", "the", "-k", "0"), None, "Error: top_k: is 0"),
+        (("predict", "the", "--prefix", "xqz"), None, "Error: prefix: no word of tiny-lm begins with 'xqz'"),
+        (("predict", "the", "--model", "nobody"), None, "Error: model: no model 'nobody'"),
+        (("encode",), "the\n\ncar\n", "Error: standard input: line 2 is empty"),
+        (("encode",), b"the\ncaf\xe9\n", "Error: standard input: line 2 is not UTF-8 (byte 0xe9 at offset 7)"),
+        (("encode",), "", "Error: standard input: there are no sentences"),
+        (("score", " "), None, "Error: text: is empty"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_with_exit_code_1(
+    run: Command, arguments: tuple[str, ...], stdin: str | bytes | None, message: str
+) -> None:
+    result = run(*arguments, stdin=stdin)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
+    assert not result.stdout
+
+
+def test_a_failed_encode_leaves_no_file_behind(run: Command, tmp_path: Path) -> None:
+    assert run("encode", "-o", str(tmp_path / "v.npy"), stdin="the\n\n").exit_code == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_is_not_there_is_named(run: Command) -> None:
+    result = run("predict", "the", "--server", "127.0.0.1:9", "--timeout-s", "5")
+    assert result.exit_code == 1
+    assert "127.0.0.1:9" in result.stderr
+
+
+def test_encoding_nothing_is_an_empty_array(address: str) -> None:
+    with Client(address) as client:
+        assert client.encode([]).shape == (0, 12)
