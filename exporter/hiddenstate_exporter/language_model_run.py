@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import torch
 from tokenizers import Tokenizer
@@ -14,15 +13,8 @@ from hiddenstate_exporter.checkpoint import load_checkpoint, save_checkpoint
 from hiddenstate_exporter.corpus import Split, read_sources, split
 from hiddenstate_exporter.language_model import LanguageModel, LanguageModelConfig
 from hiddenstate_exporter.language_model_task import LanguageModelTask, Scores, score
-from hiddenstate_exporter.training import Ending, Origin, Outcome, TrainingOptions, train
+from hiddenstate_exporter.training import REASONS, Origin, Outcome, TrainingOptions, train
 from hiddenstate_exporter.vocabulary import encode_stream, eos_id, train_word_tokenizer, unk_id
-
-REASONS: Final[dict[Ending, str]] = {
-    "max_epochs": "all epochs done",
-    "max_minutes": "the time is up",
-    "patience": "validation stopped improving",
-    "interrupted": "interrupted (the same command with --resume continues)",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """One training of a sentence encoder: from sources of sentences and a teacher to a measured checkpoint."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from hiddenstate_exporter.distillation import (
     reduce_dimension,
     tokenize,
 )
-from hiddenstate_exporter.sentence_encoder import Pooling, SentenceEncoder, SentenceEncoderConfig
+from hiddenstate_exporter.pooling_graph import Pooling
+from hiddenstate_exporter.run_dir import RunDir
+from hiddenstate_exporter.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
 from hiddenstate_exporter.sentences import Material, Sources, collect
 from hiddenstate_exporter.sts import StsPairs, read_sts, spearman
 from hiddenstate_exporter.targets import teacher_vectors
 from hiddenstate_exporter.teacher import Teacher
-from hiddenstate_exporter.training import Origin, Outcome, TrainingOptions, train
+from hiddenstate_exporter.training import REASONS, Origin, Outcome, TrainingOptions, train
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +55,14 @@ def run(
     command: str = "",
     data_description: str | None = None,
     echo: Callable[[str], None] = print,
-) -> dict[str, float]:
-    """Does what `hiddenstate train sentence-encoder` says; returns the metrics that best.pt carries.
+) -> Outcome:
+    """Does what `hiddenstate train sentence-encoder` says; unless interrupted, `best.pt` carries its metrics.
 
     Raises:
         ValueError: the data, the teacher, an option or the run folder is wrong; the message says which and why.
         TrainingError: training could not go on.
     """
+    RunDir(options.run_dir).prepare(options.resume)  # before the teacher works for an hour
     config = _config(teacher, student)
     pairs = read_sts(sts) if sts is not None else None
     judged = [*pairs.first, *pairs.second] if pairs is not None else []
@@ -75,10 +79,10 @@ def run(
     )
     outcome = train(task, origin, options)
     echo(_ending(outcome))
-    metrics = measure(outcome.best_path, teacher, pairs)
-    echo(", ".join(f"{name} {number:.4f}" for name, number in metrics.items()))
-    echo(f"publish it with: hiddenstate export {outcome.best_path} --to models/")
-    return metrics
+    if outcome.ending != "interrupted":
+        echo(_describe_metrics(measure(outcome.best_path, teacher, pairs)))
+        echo(f"publish it with: hiddenstate export {outcome.best_path} --to models/")
+    return outcome
 
 
 def measure(path: Path, teacher: Teacher, pairs: StsPairs | None) -> dict[str, float]:
@@ -146,18 +150,22 @@ def _describe(teacher: Teacher, sources: Sources, material: Material, descriptio
     origin = description or ", ".join([*sources.in_domain, *sources.data, *sources.text])
     return (
         f"{len(material.train):,} sentences from {origin}; their vectors by {teacher.name}; "
-        f"{len(material.held_out):,} further sentences held out to choose the best epoch"
+        f"{len(material.held_out):,} further sentences held out to choose the best weights by"
     )
 
 
 def _ending(outcome: Outcome) -> str:
-    reasons = {
-        "max_epochs": "all epochs done",
-        "max_minutes": "the time is up",
-        "patience": "validation stopped improving",
-        "interrupted": "interrupted; the same command with --resume continues",
+    done = f"{outcome.epochs:.2f} epochs in {outcome.seconds:.0f} s"
+    kept = f"the weights are kept in {outcome.best_path}"
+    if math.isfinite(outcome.best):
+        kept = f"the best, with cosine {1 - outcome.best:.4f} to the teacher, are kept in {outcome.best_path}"
+    return f"{REASONS[outcome.ending]} after {done}; {kept}"
+
+
+def _describe_metrics(metrics: Mapping[str, float]) -> str:
+    names = {
+        "valid_cosine_to_teacher": "cosine to the teacher on held-out sentences",
+        "sts_dev_spearman": "Spearman on the STS file",
+        "teacher_sts_dev_spearman": "the teacher's",
     }
-    return (
-        f"{reasons[outcome.ending]}: {outcome.epochs:.2f} epochs in {outcome.seconds:.0f} s, "
-        f"best held-out cosine to the teacher {1 - outcome.best:.4f} kept in {outcome.best_path}"
-    )
+    return ", ".join(f"{names[name]} {number:.4f}" for name, number in metrics.items() if name in names)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hiddenstate_exporter.corpus import CorpusError, read_sources, read_text
 
+MIN_SENTENCES = 20
 MIN_WORDS = 3  # of a sentence of running text; shorter ones are headings and debris
 MAX_WORDS = 40
 DROP, SWAP, REPLACE = 0.1, 0.05, 0.15  # of the words of a variant
@@ -46,7 +47,9 @@ class Material:
 
 
 def collect(sources: Sources, *, held_out: int, exclude: Iterable[str] = (), seed: int = 0) -> Material:
-    """Reads all sources and holds `held_out` sentences back; the same sources and seed give the same material.
+    """Reads all sources and holds `held_out` sentences back, or a tenth of them if there are few.
+
+    The same sources and seed give the same material.
 
     Sentences in `exclude` (those that the model will be judged on) are left out, as are repetitions.
 
@@ -60,9 +63,9 @@ def collect(sources: Sources, *, held_out: int, exclude: Iterable[str] = (), see
     text = list(_new(_sentences(sources.text), seen))
     general += rng.sample(text, min(len(text), sources.max_text_sentences))
     total = len(in_domain) + len(general)
-    if total < 2 * held_out:
-        raise CorpusError(f"{total} sentences are too few to hold {held_out} back; give more data")
-    back = set(rng.sample([*in_domain, *general], held_out))
+    if total < MIN_SENTENCES:
+        raise CorpusError(f"{total} different sentences are too few to train on; {MIN_SENTENCES} or more are needed")
+    back = set(rng.sample([*in_domain, *general], min(held_out, total // 10)))
     in_domain = [sentence for sentence in in_domain if sentence not in back]
     noisy = list(_new(_variants(in_domain, sources.variants, rng), seen))
     general = noisy + [sentence for sentence in general if sentence not in back]
@@ -88,9 +91,11 @@ def _lines(specs: Iterable[str]) -> Iterator[str]:
 
 
 def _columns(path: Path, columns: Sequence[int]) -> Iterator[str]:
+    if min(columns) < 1:
+        raise CorpusError(f"{path}: column {min(columns)} is asked for; columns are counted from 1")
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         fields = line.split("\t")
-        if not 1 <= min(columns) <= max(columns) <= len(fields):
+        if max(columns) > len(fields):
             raise CorpusError(f"{path}:{number}: has {len(fields)} tab-separated columns, not {max(columns)}")
         yield from (fields[column - 1] for column in columns)
 

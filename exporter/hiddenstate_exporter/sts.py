@@ -71,4 +71,4 @@ def _row(line: str, where: str) -> tuple[str, str, float]:
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     norms = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return (vectors / norms).astype(np.float32)
+    return np.asarray(vectors / norms, np.float32)

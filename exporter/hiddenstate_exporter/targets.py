@@ -1,5 +1,6 @@
 """The teacher's vectors of all training sentences: computed once, kept in the run folder."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from hiddenstate_exporter.teacher import Teacher, TeacherError
 
 CHUNK = 2048  # sentences given to the teacher at once
-SAVE_EVERY = 16  # chunks; what an interruption can cost
+SAVE_EVERY = 16  # chunks; what a power cut can cost
 
 
 def teacher_vectors(
@@ -34,13 +35,14 @@ def teacher_vectors(
         *Progress.get_default_columns()[:3], MofNCompleteColumn(), TimeRemainingColumn(), console=console
     ) as bar:
         task = bar.add_task(f"vectors of {teacher.name}", total=len(unknown))
-        for done, chunk in enumerate(_chunks(unknown), start=1):
-            cache.add(chunk, teacher.embed([unknown[key] for key in chunk]))
-            bar.advance(task, len(chunk))
-            if done % SAVE_EVERY == 0:
-                cache.save()
-    if unknown:
-        cache.save()
+        try:
+            for number, chunk in enumerate(_chunks(unknown), start=1):
+                cache.add(chunk, teacher.embed([unknown[key] for key in chunk]))
+                bar.advance(task, len(chunk))
+                if number % SAVE_EVERY == 0:
+                    cache.save()
+        finally:  # Ctrl-C included: what is computed need not be computed again
+            cache.save()
     return cache.vectors(keys)
 
 
@@ -50,6 +52,7 @@ class _Cache:
     def __init__(self, path: Path, dimension: int) -> None:
         self._path = path
         self._rows: dict[int, int] = {}
+        self._saved = 0  # how many of them are in the file
         self._vectors = [np.zeros((0, dimension), np.float16)]
         if path.exists():
             self._load()
@@ -67,26 +70,33 @@ class _Cache:
         return np.concatenate(self._vectors)[rows]
 
     def save(self) -> None:
+        """Writes what has been added since the file was read."""
+        if len(self._rows) == self._saved:
+            return
         self._vectors = [np.concatenate(self._vectors)]
         keys = np.fromiter(self._rows, np.uint64, len(self._rows))
         beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             with beside.open("wb") as file:
                 np.savez(file, keys=keys, vectors=self._vectors[0])
             beside.replace(self._path)
+            self._saved = len(self._rows)
         except OSError as error:
             raise TeacherError(f"{self._path}: the teacher's vectors cannot be kept: {error.strerror}") from None
         finally:
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is there only if something failed
+                beside.unlink()
 
     def _load(self) -> None:
         try:
             with np.load(self._path) as content:
                 keys, vectors = content["keys"], content["vectors"]
+                if vectors.shape != (len(keys), self._vectors[0].shape[1]):
+                    raise ValueError(f"{len(keys)} keys with vectors of shape {vectors.shape}")
         except Exception as error:  # zip, pickle, key or OS errors
             raise TeacherError(f"{self._path}: is damaged ({error}); delete it to compute it anew") from error
         self.add([int(key) for key in keys], vectors)
+        self._saved = len(self._rows)
 
 
 def _key(sentence: str) -> int:

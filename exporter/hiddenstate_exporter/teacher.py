@@ -40,7 +40,7 @@ class Teacher(Protocol):
         ...
 
     def embed_tokens(self) -> NDArray[np.float32]:
-        """Returns what the teacher makes of each token on its own [vocab, dimension], in order of token id."""
+        """Returns the vectors of length 1 of each token on its own [vocab, dimension], in order of token id."""
         ...
 
 
@@ -73,7 +73,7 @@ class SentenceTransformerTeacher:
         return np.asarray(vectors, dtype=np.float32)
 
     def embed_tokens(self) -> NDArray[np.float32]:
-        """Returns what the teacher makes of each token on its own [vocab, dimension], in order of token id."""
+        """Returns the vectors of length 1 of each token on its own [vocab, dimension], in order of token id."""
         import torch
 
         vocab_size = self.tokenizer.get_vocab_size()
@@ -85,7 +85,8 @@ class SentenceTransformerTeacher:
                 input_ids = torch.tensor(marked[start : start + 256], device=self._model.device)
                 features = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
                 vectors.append(self._model(features)["sentence_embedding"].float().cpu().numpy())
-        return cast(NDArray[np.float32], np.concatenate(vectors))
+        table = np.concatenate(vectors)
+        return np.asarray(table / np.linalg.norm(table, axis=1, keepdims=True), np.float32)
 
 
 def load_teacher(spec: str, dtype: TeacherDtype = "float32") -> SentenceTransformerTeacher:
@@ -118,12 +119,9 @@ def _find_in_package(package: str) -> tuple[str, Path]:
 
 def _load(folder: Path, dtype: TeacherDtype) -> "SentenceTransformer":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported, below
-    try:
-        import torch
-        from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
-    except ImportError as error:
-        raise TeacherError(f"{error.name} is not installed; try `pip install 'hiddenstate[exporter]'`") from None
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import nn
@@ -19,9 +19,15 @@ from hiddenstate_exporter.run_dir import RunDir, TrainingError
 from hiddenstate_exporter.schedule import Schedule
 from hiddenstate_exporter.task import Origin, Task
 
-__all__ = ["Ending", "Origin", "Outcome", "Task", "TrainingError", "TrainingOptions", "train"]
+__all__ = ["REASONS", "Ending", "Origin", "Outcome", "Task", "TrainingError", "TrainingOptions", "train"]
 
 Ending = Literal["max_epochs", "max_minutes", "patience", "interrupted"]
+REASONS: Final[dict[Ending, str]] = {
+    "max_epochs": "all epochs done",
+    "max_minutes": "the time is up",
+    "patience": "validation stopped improving",
+    "interrupted": "interrupted (the same command with --resume continues)",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
