@@ -49,7 +49,7 @@ def settings_tables() -> Iterator[str]:
 def setting_row(option: click.Parameter) -> tuple[str, ...]:
     """Returns a setting's flag, variable, default and meaning."""
     assert isinstance(option, click.Option)
-    choices = f" One of {', '.join(map(str, option.type.choices))}." if isinstance(option.type, click.Choice) else ""
+    choices = f" One of {', '.join(option.type.choices)}." if isinstance(option.type, click.Choice) else ""
     return f"`{option.opts[0]}`", f"`{option.envvar}`", f"`{option.default}`", f"{option.help}{choices}"
 
 
@@ -62,7 +62,7 @@ def metrics_table() -> Iterator[str]:
         if not family.name.startswith("hiddenstate_"):
             continue
         name = {"counter": f"{family.name}_total", "info": f"{family.name}_info"}.get(family.type, family.name)
-        names = labels.get(family.name) or getattr(family, "_labelnames", ())
+        names: Sequence[str] = labels.get(family.name) or getattr(family, "_labelnames", ())
         rows.append((f"`{name}`", family.type, ", ".join(names), family.documentation))
     yield ""
     yield from table(("name", "type", "labels", ""), rows)
