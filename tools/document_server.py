@@ -62,7 +62,7 @@ def metrics_table() -> Iterator[str]:
         if not family.name.startswith("hiddenstate_"):
             continue
         name = {"counter": f"{family.name}_total", "info": f"{family.name}_info"}.get(family.type, family.name)
-        names: Sequence[str] = labels.get(family.name) or getattr(family, "_labelnames", ())
+        names = labels[family.name] if family.name in labels else vars(family).get("_labelnames", ())
         rows.append((f"`{name}`", family.type, ", ".join(names), family.documentation))
     yield ""
     yield from table(("name", "type", "labels", ""), rows)
