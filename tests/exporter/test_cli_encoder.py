@@ -1,5 +1,6 @@
 """`hiddenstate train sentence-encoder`, as a person runs it, with a tiny teacher."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import torch
 from click.testing import CliRunner, Result
 from tokenizers import Tokenizer
 
-from hiddenstate_exporter import teacher
+from hiddenstate_exporter import sentence_encoder_run, teacher
 from hiddenstate_exporter.checkpoint import load_checkpoint
 from hiddenstate_exporter.cli import train
 from hiddenstate_exporter.distillation import encode
 from hiddenstate_exporter.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
 from hiddenstate_exporter.sts import read_sts, spearman
+from hiddenstate_exporter.training import Outcome
 from teachers import WordTeacher, sentences
 
 SMALL = "--embedding-size 16 --hidden-size 16 --batch-size 16 --dropout 0 --threads 1 --held-out 40 --lr 0.02"
@@ -151,3 +153,16 @@ def test_a_missing_teacher_is_told_in_one_line(data: Path, tmp_path: Path) -> No
     result = invoke(tmp_path / "run", "--data", data, "--teacher", tmp_path / "nowhere")
     assert result.exit_code == 1
     assert "not a sentence-transformers folder" in result.output
+
+
+@pytest.mark.usefixtures("word_teacher")
+def test_an_interrupted_run_says_how_to_go_on_and_measures_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = tmp_path / "run" / "best.pt"
+    outcome = Outcome(ending="interrupted", best=math.inf, best_path=best, epochs=0.1, seconds=1.0)
+    monkeypatch.setattr(sentence_encoder_run, "train", lambda *_: outcome)
+    result = invoke(tmp_path / "run", "--data", data)
+    assert result.exit_code == 130, result.output
+    assert "interrupted (the same command with --resume continues) after 0.10 epochs" in result.output
+    assert not best.exists()
