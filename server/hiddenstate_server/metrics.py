@@ -6,11 +6,22 @@ from functools import lru_cache
 from importlib.metadata import version as release
 from typing import Literal, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from hiddenstate_server.call_metrics import SECONDS, CallMetrics
+
+# Else each series has another beside it, with the time when it was made.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 BatchStage = Literal["recurrent", "head", "encoder"]
 DropReason = Literal["cancelled", "deadline", "overloaded", "failed"]

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -46,7 +46,7 @@ class Server:
         self.metrics_address: Address | None = None
         self.repository: Repository
         self._settings = settings
-        self._parts = AsyncExitStack()  # closed last to first
+        self._parts = ExitStack()  # what the calls need, closed after them, last to first
         self._rpc = grpc.aio.server(
             interceptors=[
                 CallInterceptor(running=self.running, metrics=self.metrics.calls, log_calls=settings.log_calls)
@@ -82,12 +82,12 @@ class Server:
         return False
 
     async def stop(self) -> None:
-        """Ends at once what still runs, and gives ports and threads back."""
-        await self._parts.aclose()
+        """Cuts off what still runs, and gives ports and threads back."""
+        await self._rpc.stop(_SEND_S)
+        self._parts.close()
 
     async def _start(self) -> None:
         # Ports first: a port in use is told at once, not after the models have been loaded.
-        self._parts.push_async_callback(self._rpc.stop, _SEND_S)
         self.address = self._bind()
         self._expose()
         self.repository = await asyncio.to_thread(
