@@ -9,7 +9,9 @@ IMAGE ?= hiddenstate
 CONTAINER ?= $(firstword $(notdir $(shell command -v docker) $(shell command -v podman)))
 ARGS ?=
 
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+PIP_LOG := $(VENV)/pip.log
+INSTALL := >$(PIP_LOG) 2>&1 $(VENV)/bin/python -m pip --disable-pip-version-check install
+OR_SAY_WHY := || { grep -v ^WARNING $(PIP_LOG) | tail -n 25 >&2; echo "pip failed; all that it said: $(PIP_LOG)" >&2; exit 1; }
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 CAN_SERVE := $(VENV)/.can-serve
@@ -79,13 +81,13 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV)
 
 $(CAN_SERVE): pyproject.toml | $(VENV)/bin/pip
-	@echo "Installing what the server needs into $(VENV) (a minute at most places; the next time it is there)" >&2
-	@$(PIP) install --quiet --editable '.[server]'
+	@echo "Installing what the server needs into $(VENV): about a minute, once (see $(PIP_LOG))" >&2
+	@$(INSTALL) --editable '.[server]' $(OR_SAY_WHY)
 	@touch $@
 
 # --group needs pip 25.1, which no Python 3.11 brings along.
 $(CAN_TEST): pyproject.toml | $(VENV)/bin/pip
-	@echo "Installing what the tests need into $(VENV), $(TORCH) among it (some minutes; the next time it is there)" >&2
-	@$(PIP) install --quiet --upgrade 'pip>=25.1'
-	@$(PIP) install --quiet --editable '.[exporter]' --group dev '$(TORCH)'
+	@echo "Installing what the tests need into $(VENV), $(TORCH) among it: some minutes, once (see $(PIP_LOG))" >&2
+	@$(INSTALL) --upgrade 'pip>=25.1' $(OR_SAY_WHY)
+	@$(INSTALL) --editable '.[exporter]' --group dev '$(TORCH)' $(OR_SAY_WHY)
 	@touch $@ $(CAN_SERVE)
