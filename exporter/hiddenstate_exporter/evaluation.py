@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from hiddenstate_exporter.distillation import tokenize
 from hiddenstate_exporter.language_model_task import MAX_SCORE_ROWS, MIN_SCORE_TOKENS, Scores
 from hiddenstate_exporter.onnx_model import FloatArray, IdArray, OnnxLanguageModel, OnnxSentenceEncoder
+from hiddenstate_server.batch import pad
 from hiddenstate_server.bundle import LanguageModelSpec
+from hiddenstate_server.tokenizer import Tokenizer as ServedTokenizer
 
 WINDOW = 16  # tokens of each row in one run; the head makes [rows * WINDOW, vocab_size] log probabilities at a time
 SENTENCES = 64  # in one run
@@ -67,18 +67,16 @@ def encode_sentences(
     track: Track = iter,
 ) -> FloatArray:
     """Returns the vectors [sentences, dimension] of an encoder, in the order of the sentences."""
-    tokens = tokenize(tokenizer, sentences, max_seq_length)
+    tokens = _tokenize(tokenizer, sentences, max_seq_length)
     order = np.argsort([len(ids) for ids in tokens], kind="stable")  # like lengths share a run
     chunks = [order[start : start + SENTENCES] for start in range(0, len(order), SENTENCES)]
-    vectors = np.concatenate([onnx_model.embed(*_pad([tokens[row] for row in chunk])) for chunk in track(chunks)])
+    vectors = np.concatenate([onnx_model.embed(*pad([tokens[row] for row in chunk])) for chunk in track(chunks)])
     restored = np.empty_like(vectors)
     restored[order] = vectors
     return restored
 
 
-def _pad(rows: Sequence[NDArray[np.int32]]) -> tuple[IdArray, NDArray[np.int32]]:
-    lengths = np.array([len(ids) for ids in rows], np.int32)
-    tokens = np.zeros((len(rows), lengths.max()), np.int64)
-    for line, ids in zip(tokens, rows, strict=True):
-        line[: len(ids)] = ids
-    return tokens, lengths
+def _tokenize(tokenizer: Tokenizer, sentences: Sequence[str], max_seq_length: int) -> list[list[int]]:
+    """Returns the tokens of sentences as a server feeds them; one without a token gets id 0, to have a length."""
+    served = ServedTokenizer(tokenizer)
+    return [served.cut(ids, max_seq_length) or [0] for ids in served.encode_batch(sentences)]

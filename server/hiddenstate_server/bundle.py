@@ -63,7 +63,7 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     connections: Literal["none", "residual", "highway", "dense"] = "none"  # between layers
     tied_embeddings: bool = False
     head: Literal["softmax", "adaptive_softmax"] = "softmax"  # of a language model
-    pooling: Literal["mean", "max", "last", "attention"] | None = None  # of a sentence encoder
+    pooling: Literal["mean", "max", "last", "cls", "attention"] | None = None  # of a sentence encoder
 
     def __str__(self) -> str:
         words = ["bidirectional"] if self.bidirectional else []

@@ -126,6 +126,12 @@ class _Loader:
             raise BundleError(
                 f"{folder}: {TOKENIZER_FILE} has {tokenizer.vocab_size} tokens, bundle.json says {bundle.vocab_size}"
             )
+        encoder = bundle.sentence_encoder
+        if encoder is not None and encoder.max_seq_length <= tokenizer.num_marks:
+            raise BundleError(
+                f"{folder}: sentence_encoder.max_seq_length is {encoder.max_seq_length}, which leaves no room for a "
+                f"sentence beside the {tokenizer.num_marks} marks that {TOKENIZER_FILE} puts around it"
+            )
         model = self._serve(bundle, folder, tokenizer, self._choose_provider(bundle, folder))
         self._metrics.model_loaded(model)
         _log.info("loaded %s version %s: %s", bundle.name, bundle.version, bundle.architecture)

@@ -103,7 +103,7 @@ class SentenceEncoder:
         tokens = encode(sentences) if short else await asyncio.to_thread(encode, sentences)
         self._metrics.tokenized(**self._labels, seconds=time.monotonic() - started_at)
         for position, row in enumerate(tokens):
-            if not row:
+            if len(row) <= self._tokenizer.num_marks:
                 raise InvalidRequestError(f"sentences[{position}]: has nothing that the tokenizer knows; leave it out")
         return tokens
 
@@ -117,7 +117,7 @@ class SentenceEncoder:
                 "shorten it, or set truncate to have it cut at its end"
             )
         for position in too_long:
-            del tokens[position][limit:]
+            tokens[position] = self._tokenizer.cut(tokens[position], limit)
         return len(too_long)
 
     def _close_account(self, works: Sequence[Sentence]) -> Usage:

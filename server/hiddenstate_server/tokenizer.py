@@ -21,6 +21,8 @@ class Tokenizer:
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
         self.words = _words(tokenizer)
+        self.num_marks: int = tokenizer.num_special_tokens_to_add(is_pair=False)  # around each text: [CLS] and [SEP]
+        self._end = _end_marks(tokenizer, self.words) if self.num_marks else []
 
     @classmethod
     def from_file(cls, path: Path) -> "Tokenizer":
@@ -46,6 +48,12 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the token ids of each text; lets other threads run meanwhile."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def cut(self, tokens: list[int], limit: int) -> list[int]:
+        """Returns at most `limit` of a text's tokens: its beginning, and the marks that end every text."""
+        if len(tokens) <= limit:
+            return tokens
+        return tokens[: limit - len(self._end)] + self._end
 
 
 class WordIndex:
@@ -75,6 +83,16 @@ def word_ranks(words: Sequence[str], special_token_ids: Iterable[int]) -> TokenA
     ranks = np.full(len(words), -1, dtype=np.int64)
     ranks[[token_id for _, token_id in order]] = np.arange(len(order))
     return ranks
+
+
+def _end_marks(tokenizer: HuggingFaceTokenizer, words: Sequence[str]) -> list[int]:
+    """Returns the special tokens that the tokenizer puts behind every text, found with any text that has a token."""
+    for word in words:
+        encoding = tokenizer.encode(word)
+        is_mark = encoding.special_tokens_mask
+        if 0 in is_mark:
+            return encoding.ids[len(is_mark) - is_mark[::-1].index(0) :]
+    return []
 
 
 def _words(tokenizer: HuggingFaceTokenizer) -> list[str]:

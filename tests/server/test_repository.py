@@ -14,6 +14,7 @@ from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import BundleError, ConfigError, InvalidRequestError, ModelNotFoundError
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.repository import Repository
+from marks import put_marks
 
 
 def load(folder: Path, **settings: object) -> Repository:
@@ -101,6 +102,12 @@ async def test_a_tokenizer_of_another_size_than_the_graph_is_refused(tmp_path: P
     sign_again(folder)
     with pytest.raises(BundleError, match=r"tokenizer\.json has 5 tokens, bundle\.json says"):
         load(tmp_path / "models")
+
+
+async def test_an_encoder_that_has_no_room_for_a_sentence_between_its_marks_is_refused(tmp_path: Path) -> None:
+    put_marks(sentence_encoder_bundle(tmp_path, max_seq_length=3))
+    with pytest.raises(BundleError, match=r"max_seq_length is 3, which leaves no room .* the 3 marks"):
+        load(tmp_path)
 
 
 def sign_again(folder: Path) -> None:

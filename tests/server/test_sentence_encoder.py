@@ -2,13 +2,18 @@
 
 import asyncio
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bundles import WORDS
+from bundles import WORDS, sentence_encoder_bundle
+from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import DeadlineError, InvalidRequestError
+from hiddenstate_server.metrics import Metrics
+from hiddenstate_server.repository import Repository
 from hiddenstate_server.sentence_encoder import SentenceEncoder
+from marks import put_marks
 
 
 def sentences(count: int, longest: int = 60) -> list[str]:
@@ -47,6 +52,18 @@ async def test_a_long_sentence_is_cut_at_its_end_and_counted(sentence_encoder: S
     np.testing.assert_allclose(long.embeddings[0], long.embeddings[1], atol=1e-5)
     assert long.truncated == 1
     assert long.usage.tokens_computed == 2 * sentence_encoder.max_seq_length
+
+
+async def test_a_long_sentence_keeps_the_marks_around_it_when_it_is_cut(tmp_path: Path) -> None:
+    put_marks(sentence_encoder_bundle(tmp_path, max_seq_length=10))
+    loop = asyncio.get_running_loop()
+    repository = Repository.load(tmp_path, settings=EngineSettings(), metrics=Metrics(), loop=loop)
+    answer = await repository.sentence_encoder().encode([" ".join(WORDS[:20]), " ".join(WORDS[:7])])  # 7 and 3 marks
+    np.testing.assert_allclose(answer.embeddings[0], answer.embeddings[1], atol=1e-5)
+    assert answer.truncated == 1
+    with pytest.raises(InvalidRequestError, match=r"sentences\[0\]: has nothing that the tokenizer knows"):
+        await repository.sentence_encoder().encode(["\u200b"])  # marks alone are no sentence
+    repository.close()
 
 
 async def test_a_long_sentence_is_refused_where_cutting_is_not_allowed(sentence_encoder: SentenceEncoder) -> None:

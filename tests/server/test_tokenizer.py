@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundles import SPECIALS, WORDS
+from bundles import SPECIALS, WORDS, language_model_bundle
 from hiddenstate_server.errors import BundleError
 from hiddenstate_server.tokenizer import Tokenizer, WordIndex, word_ranks
+from marks import BEFORE, BEHIND, put_marks
 
 TEXT = st.text(alphabet="abA\U0010ffffé'", max_size=4)
 
@@ -33,6 +34,20 @@ def test_text_becomes_the_ids_of_its_words(models_dir: Path) -> None:
     assert [tokenizer.words[i] for i in ids] == ["the", "car", ",", "<unk>", "!"]
     assert tokenizer.encode_batch(["the car", "car"]) == [ids[:2].tolist(), ids[1:2].tolist()]
     assert tokenizer.words == [*SPECIALS, *WORDS]
+
+
+def test_a_text_is_cut_at_its_end_but_keeps_the_marks_around_it(tmp_path: Path) -> None:
+    path = language_model_bundle(tmp_path) / "tokenizer.json"
+    plain = Tokenizer.from_file(path)
+    (ids,) = plain.encode_batch(["the car is new"])
+    assert plain.num_marks == 0
+    assert plain.cut(ids, 3) == ids[:3]
+    put_marks(path.parent)
+    marked = Tokenizer.from_file(path)
+    (whole,) = marked.encode_batch(["the car is new"])
+    assert marked.num_marks == len(BEFORE + BEHIND)
+    assert marked.cut(whole, 7) == whole == BEFORE + ids + BEHIND
+    assert marked.cut(whole, 6) == BEFORE + ids[:3] + BEHIND
 
 
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
