@@ -18,7 +18,7 @@ from hiddenstate_server.errors import (
     ShuttingDownError,
 )
 from hiddenstate_server.interceptor import UNKNOWN_ERROR, status_of
-from serving import Wire, failure, serving
+from serving import Wire, failure, serving, until
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ async def test_each_error_goes_through_the_wire_with_its_code_and_message(
     monkeypatch.setattr(wire.server.repository, "language_model", raiser(error("what to change")))
     failed = await failure(wire.language_model.Predict(PredictRequest(text="I")))
     assert (failed.code(), failed.details()) == (code, "what to change")
-    assert wire.metric("hiddenstate_requests_total", method="Predict", code=code.name) == 1
+    await until(lambda: wire.metric("hiddenstate_requests_total", method="Predict", code=code.name) == 1)
 
 
 async def test_an_unknown_error_is_logged_and_its_text_stays_inside(

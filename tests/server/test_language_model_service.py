@@ -176,11 +176,15 @@ async def test_a_deadline_that_passes_in_the_queue_drops_the_request(wire: Wire)
         await until(lambda: model._scheduler.waiting_requests == 2)
         error = await failure(second)
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        # The caller's clock and the server's end at almost the same time; whichever is first counts.
+        codes = ("DEADLINE_EXCEEDED", "CANCELLED")
+        await until(
+            lambda: sum(wire.metric("hiddenstate_requests_total", method="Predict", code=code) for code in codes) == 1
+        )
         gate.open()
         await first
     await until(lambda: model._scheduler.waiting_requests == 0)
     assert wire.metric("hiddenstate_tokens_computed_total", model="tiny-lm", version="1") == 6  # the first one's
-    assert wire.metric("hiddenstate_requests_total", method="Predict", code="DEADLINE_EXCEEDED") == 1
     assert await predicts(wire)
 
 
@@ -193,8 +197,8 @@ async def test_a_cancelled_generation_stops_computing(wire: Wire) -> None:
         call.cancel()
         await until(lambda: wire.metric("hiddenstate_requests_total", method="Generate", code="CANCELLED") == 1)
     await until(lambda: model._scheduler.waiting_requests == 0)
+    await until(lambda: wire.server.running.count == 0)
     assert wire.metric("hiddenstate_requests_in_flight", method="Generate") == 0
-    assert wire.server.running.count == 0
     assert await predicts(wire)
 
 
