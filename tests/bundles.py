@@ -11,7 +11,8 @@ from tokenizers.pre_tokenizers import Split
 
 from hiddenstate_exporter.graph import write_language_model_graphs, write_sentence_encoder_graphs
 from hiddenstate_exporter.graph_builder import OPSET
-from hiddenstate_exporter.sentence_encoder_graph import Pooling
+from hiddenstate_exporter.pooling_graph import Pooling
+from hiddenstate_exporter.stack_shape import Cell, Connections, StackShape, tensor_shapes
 from hiddenstate_exporter.weights import StoredDtype
 from hiddenstate_server.bundle import (
     CARD_FILE,
@@ -42,6 +43,8 @@ WORDS = tuple(_WORDS.split())
 _TRAINING = Training(data="random numbers from a seed", command="tests", seconds=0.0, epochs=0.0)
 _PARITY = Parity(tolerance=1e-4, worst=0.0, cases=1, provider="CPUExecutionProvider")
 
+ATTENTION_HEADS, ATTENTION_SIZE = 3, 6
+
 Weights = dict[str, NDArray[np.float32]]
 
 
@@ -54,6 +57,8 @@ def language_model_bundle(
     hidden_size: int = 16,
     embedding_size: int = 8,
     num_layers: int = 2,
+    cell: Cell = "lstm",
+    connections: Connections = "none",
     seed: int = 0,
     dtype: StoredDtype = "float16",
 ) -> Path:
@@ -61,20 +66,24 @@ def language_model_bundle(
     target = _new_folder(folder, name, version)
     vocabulary = [*SPECIALS, *words]
     word_tokenizer(vocabulary).save(str(target / TOKENIZER_FILE))
-    weights = language_model_weights(len(vocabulary), hidden_size, embedding_size, num_layers, seed)
+    shape = StackShape(
+        cell=cell, connections=connections, input_size=embedding_size, hidden_size=hidden_size, num_layers=num_layers
+    )
+    weights = language_model_weights(len(vocabulary), shape, seed)
     ranks = word_ranks(vocabulary, range(len(SPECIALS)))
-    graphs = write_language_model_graphs(target, weights, ranks, dtype=dtype)
+    graphs = write_language_model_graphs(target, weights, ranks, cell=cell, connections=connections, dtype=dtype)
     bundle = Bundle(
         schema_version=SCHEMA_VERSION,
         name=name,
         version=version,
         kind="language_model",
         architecture=Architecture(
-            cell="lstm",
+            cell=cell,
             num_layers=num_layers,
             hidden_size=hidden_size,
             embedding_size=embedding_size,
             bidirectional=False,
+            connections=connections,
             tied_embeddings=True,
         ),
         vocab_size=len(vocabulary),
@@ -83,9 +92,9 @@ def language_model_bundle(
         opset=OPSET,
         variants={"fp32": Variant(graphs=graphs, parity=_PARITY)},
         language_model=LanguageModelSpec(
-            state_size=2 * num_layers * hidden_size,
-            output_offset=2 * (num_layers - 1) * hidden_size,
-            output_size=hidden_size,
+            state_size=shape.state_size,
+            output_offset=shape.output_offset,
+            output_size=shape.output_size,
             bos_token_id=vocabulary.index(EOS),
             eos_token_id=vocabulary.index(EOS),
             unk_token_id=vocabulary.index(UNK),
@@ -107,6 +116,9 @@ def sentence_encoder_bundle(
     hidden_size: int = 10,
     embedding_size: int = 8,
     num_layers: int = 1,
+    cell: Cell = "lstm",
+    connections: Connections = "none",
+    bidirectional: bool = True,
     dimension: int = 12,
     pooling: Pooling = "mean",
     normalized: bool = True,
@@ -118,19 +130,30 @@ def sentence_encoder_bundle(
     target = _new_folder(folder, name, version)
     vocabulary = [*SPECIALS, *words]
     word_tokenizer(vocabulary).save(str(target / TOKENIZER_FILE))
-    weights = sentence_encoder_weights(len(vocabulary), hidden_size, embedding_size, num_layers, dimension, seed)
-    graphs = write_sentence_encoder_graphs(target, weights, pooling=pooling, normalized=normalized, dtype=dtype)
+    shape = StackShape(
+        cell=cell,
+        connections=connections,
+        input_size=embedding_size,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+    )
+    weights = sentence_encoder_weights(len(vocabulary), shape, dimension, pooling, seed)
+    graphs = write_sentence_encoder_graphs(
+        target, weights, pooling=pooling, normalized=normalized, cell=cell, connections=connections, dtype=dtype
+    )
     bundle = Bundle(
         schema_version=SCHEMA_VERSION,
         name=name,
         version=version,
         kind="sentence_encoder",
         architecture=Architecture(
-            cell="lstm",
+            cell=cell,
             num_layers=num_layers,
             hidden_size=hidden_size,
             embedding_size=embedding_size,
-            bidirectional=True,
+            bidirectional=bidirectional,
+            connections=connections,
             pooling=pooling,
         ),
         vocab_size=len(vocabulary),
@@ -146,41 +169,39 @@ def sentence_encoder_bundle(
     return _finish(bundle, target)
 
 
-def language_model_weights(
-    vocab_size: int, hidden_size: int, embedding_size: int, num_layers: int, seed: int
-) -> Weights:
-    """Draws weights, named as in a PyTorch state_dict, that keep candidates well apart and make the past matter."""
+def language_model_weights(vocab_size: int, shape: StackShape, seed: int) -> Weights:
+    """Draws weights, named as in `stack_shape`, that keep candidates well apart and make the past matter."""
     rng = np.random.default_rng(seed)
-    weights = {"embedding.weight": _draw(rng, 1.5, vocab_size, embedding_size)}
-    weights |= _lstm_weights(rng, embedding_size, hidden_size, num_layers, bidirectional=False)
-    if hidden_size != embedding_size:
-        weights |= _linear_weights(rng, "projection", 0.4, embedding_size, hidden_size)
-    weights |= _linear_weights(rng, "decoder", 1.0, vocab_size, embedding_size)
+    weights = {"embedding.weight": _draw(rng, 1.5, vocab_size, shape.input_size)}
+    weights |= _stack_weights(rng, shape)
+    if shape.output_size != shape.input_size:
+        weights |= _linear_weights(rng, "projection", 0.4, shape.input_size, shape.output_size)
+    weights |= _linear_weights(rng, "decoder", 1.0, vocab_size, shape.input_size)
     return weights | {"decoder.weight": weights["embedding.weight"]}
 
 
 def sentence_encoder_weights(
-    vocab_size: int, hidden_size: int, embedding_size: int, num_layers: int, dimension: int, seed: int
+    vocab_size: int, shape: StackShape, dimension: int, pooling: Pooling, seed: int
 ) -> Weights:
-    """Draws weights, named as in a PyTorch state_dict."""
+    """Draws weights, named as in `stack_shape`."""
     rng = np.random.default_rng(seed)
-    weights = {"embedding.weight": _draw(rng, 1.5, vocab_size, embedding_size)}
-    weights |= _lstm_weights(rng, embedding_size, hidden_size, num_layers, bidirectional=True)
-    return weights | _linear_weights(rng, "projection", 1.0, dimension, 2 * hidden_size)
+    weights = {"embedding.weight": _draw(rng, 1.5, vocab_size, shape.input_size)}
+    weights |= _stack_weights(rng, shape)
+    heads = ATTENTION_HEADS if pooling == "attention" else 1
+    if pooling == "attention":
+        weights["pooling.w1.weight"] = _draw(rng, 0.7, ATTENTION_SIZE, shape.output_size)
+        weights["pooling.w2.weight"] = _draw(rng, 1.0, heads, ATTENTION_SIZE)
+    return weights | _linear_weights(rng, "projection", 1.0, dimension, heads * shape.output_size)
 
 
-def _lstm_weights(
-    rng: np.random.Generator, input_size: int, hidden_size: int, num_layers: int, *, bidirectional: bool
-) -> Weights:
-    weights, gates = {}, 4 * hidden_size
-    for layer in range(num_layers):
-        width = hidden_size * (1 + bidirectional) if layer else input_size
-        for suffix in ("", "_reverse")[: 1 + bidirectional]:
-            weights[f"rnn.weight_ih_l{layer}{suffix}"] = _draw(rng, 1.0, gates, width)
-            weights[f"rnn.weight_hh_l{layer}{suffix}"] = _draw(rng, 0.7, gates, hidden_size)
-            weights[f"rnn.bias_ih_l{layer}{suffix}"] = _draw(rng, 0.2, gates)
-            weights[f"rnn.bias_hh_l{layer}{suffix}"] = _draw(rng, 0.2, gates)
-    return weights
+def _stack_weights(rng: np.random.Generator, shape: StackShape) -> Weights:
+    # A plain RNN of such weights would be chaotic: rounding would grow from token to token.
+    damping = 0.35 if shape.cell == "rnn" else 1.0
+    scales = {"rnn.weight_ih": 1.0 * damping, "rnn.weight_hh": 0.7 * damping, "rnn.bias": 0.2, "rnn.highway": 0.5}
+    return {
+        name: _draw(rng, next(scale for start, scale in scales.items() if name.startswith(start)), *size)
+        for name, size in tensor_shapes(shape).items()
+    }
 
 
 def _linear_weights(rng: np.random.Generator, name: str, scale: float, rows: int, columns: int) -> Weights:

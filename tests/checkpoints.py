@@ -5,28 +5,46 @@ from typing import Any
 
 import torch
 
-from bundles import SPECIALS, WORDS, language_model_weights, sentence_encoder_weights, word_tokenizer
+from bundles import (
+    ATTENTION_HEADS,
+    ATTENTION_SIZE,
+    SPECIALS,
+    WORDS,
+    language_model_weights,
+    sentence_encoder_weights,
+    word_tokenizer,
+)
 from hiddenstate_exporter.checkpoint import Checkpoint, save_checkpoint
+from hiddenstate_exporter.language_model import LanguageModelConfig
+from hiddenstate_exporter.sentence_encoder import SentenceEncoderConfig
+from hiddenstate_exporter.stack_shape import Cell, Connections
 
 VOCABULARY = [*SPECIALS, *WORDS]
 TRAINING = {"data": "random numbers from a seed", "command": "hiddenstate train x", "seconds": 61.5, "epochs": 1.5}
 
 
-def language_model_checkpoint(*, hidden_size: int = 16, embedding_size: int = 8, num_layers: int = 2) -> Checkpoint:
+def language_model_checkpoint(
+    *,
+    hidden_size: int = 16,
+    embedding_size: int = 8,
+    num_layers: int = 2,
+    cell: Cell = "lstm",
+    connections: Connections = "none",
+) -> Checkpoint:
     """Makes the checkpoint of a tied language model."""
-    weights = language_model_weights(len(VOCABULARY), hidden_size, embedding_size, num_layers, seed=0)
+    config = LanguageModelConfig(
+        vocab_size=len(VOCABULARY),
+        embedding_size=embedding_size,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        cell=cell,
+        connections=connections,
+        dropout=0.1,
+    )
+    weights = language_model_weights(len(VOCABULARY), config.shape, seed=0)
     return Checkpoint(
         kind="language_model",
-        config={
-            "vocab_size": len(VOCABULARY),
-            "embedding_size": embedding_size,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-            "cell": "lstm",
-            "tied": True,
-            "dropout": 0.1,
-            "bidirectional": False,
-        },
+        config=config.to_dict(),
         model={name: torch.from_numpy(array) for name, array in weights.items()},
         tokenizer=word_tokenizer(VOCABULARY).to_str(),
         training=TRAINING,
@@ -34,23 +52,25 @@ def language_model_checkpoint(*, hidden_size: int = 16, embedding_size: int = 8,
     )
 
 
-def sentence_encoder_checkpoint(*, pooling: str = "mean", **config: Any) -> Checkpoint:
-    """Makes the checkpoint of a sentence encoder with two layers; `config` replaces fields of its config."""
-    weights = sentence_encoder_weights(len(VOCABULARY), 10, 8, 2, 12, seed=0)
-    return Checkpoint(
-        kind="sentence_encoder",
-        config={
+def sentence_encoder_checkpoint(**fields: Any) -> Checkpoint:
+    """Makes the checkpoint of a sentence encoder with two layers; `fields` replace those of its config."""
+    config = SentenceEncoderConfig(
+        **{
             "vocab_size": len(VOCABULARY),
             "embedding_size": 8,
             "hidden_size": 10,
             "num_layers": 2,
             "dimension": 12,
-            "pooling": pooling,
-            "normalized": True,
+            "attention_heads": ATTENTION_HEADS,
+            "attention_size": ATTENTION_SIZE,
             "max_seq_length": 64,
-            "bidirectional": True,
-            **config,
-        },
+            **fields,
+        }
+    )
+    weights = sentence_encoder_weights(len(VOCABULARY), config.shape, config.dimension, config.pooling, seed=0)
+    return Checkpoint(
+        kind="sentence_encoder",
+        config=config.to_dict(),
         model={name: torch.from_numpy(array) for name, array in weights.items()},
         tokenizer=word_tokenizer(VOCABULARY).to_str(),
         training=TRAINING,

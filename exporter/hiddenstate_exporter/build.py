@@ -19,9 +19,7 @@ from hiddenstate_exporter.checkpoint_model import (
 )
 from hiddenstate_exporter.graph import write_language_model_graphs, write_sentence_encoder_graphs
 from hiddenstate_exporter.graph_builder import OPSET
-from hiddenstate_exporter.language_model_graph import output_offset
 from hiddenstate_exporter.language_model_parity import check_language_model
-from hiddenstate_exporter.lstm import lstm_shape
 from hiddenstate_exporter.onnx_model import OnnxLanguageModel, OnnxSentenceEncoder
 from hiddenstate_exporter.sentence_encoder_parity import check_sentence_encoder
 from hiddenstate_exporter.vocabulary import eos_id, tokenizer_from_text, unk_id
@@ -127,8 +125,9 @@ def _language_model(
     eos, unk = eos_id(vocabulary.tokenizer), unk_id(vocabulary.tokenizer)
     special_ids = sorted(vocabulary.special_ids | {eos, unk})
     ranks = word_ranks(vocabulary.words, special_ids)
-    graphs = write_language_model_graphs(folder, weights, ranks, dtype=dtype)
-    shape = lstm_shape(weights)
+    graphs = write_language_model_graphs(
+        folder, weights, ranks, cell=config.cell, connections=config.connections, dtype=dtype
+    )
     return {
         "architecture": Architecture(
             cell=config.cell,
@@ -136,14 +135,15 @@ def _language_model(
             hidden_size=config.hidden_size,
             embedding_size=config.embedding_size,
             bidirectional=False,
+            connections=config.connections,
             tied_embeddings=config.tied,
         ),
         "parameters": count_parameters(model),
         "variants": _variants(graphs, check_language_model(OnnxLanguageModel(folder, graphs), model, ranks)),
         "language_model": LanguageModelSpec(
-            state_size=shape.state_size,
-            output_offset=output_offset(shape),
-            output_size=shape.output_size,
+            state_size=config.shape.state_size,
+            output_offset=config.shape.output_offset,
+            output_size=config.shape.output_size,
             bos_token_id=eos,  # in training, texts stand one after the other with <eos> between them
             eos_token_id=eos,
             unk_token_id=unk,
@@ -160,7 +160,13 @@ def _sentence_encoder(
     round_model(model, dtype)
     weights, config = weights_of(model), model.config
     graphs = write_sentence_encoder_graphs(
-        folder, weights, pooling=config.pooling, normalized=config.normalized, dtype=dtype
+        folder,
+        weights,
+        pooling=config.pooling,
+        normalized=config.normalized,
+        cell=config.cell,
+        connections=config.connections,
+        dtype=dtype,
     )
     return {
         "architecture": Architecture(
@@ -169,6 +175,7 @@ def _sentence_encoder(
             hidden_size=config.hidden_size,
             embedding_size=config.embedding_size,
             bidirectional=config.bidirectional,
+            connections=config.connections,
             pooling=config.pooling,
         ),
         "parameters": count_parameters(model),

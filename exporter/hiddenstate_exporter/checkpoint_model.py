@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from hiddenstate_exporter.checkpoint import Checkpoint, CheckpointError
 from hiddenstate_exporter.language_model import LanguageModel, LanguageModelConfig
 from hiddenstate_exporter.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
-from hiddenstate_exporter.weights import StoredDtype, Weights, round_weights
+from hiddenstate_exporter.stack import canonical_name
+from hiddenstate_exporter.stack_config import StackConfig
+from hiddenstate_exporter.stack_shape import read_stack_shape
+from hiddenstate_exporter.weights import StoredDtype, Weights, WeightsError, round_weights
 
 Config = TypeVar("Config", LanguageModelConfig, SentenceEncoderConfig)
 Model = TypeVar("Model", LanguageModel, SentenceEncoder)
@@ -39,8 +42,8 @@ def sentence_encoder_of(checkpoint: Checkpoint) -> SentenceEncoder:
 
 
 def weights_of(model: nn.Module) -> Weights:
-    """Returns a model's tensors as arrays, by their names in the state_dict."""
-    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    """Returns a model's tensors as arrays; those of recurrent layers by the names in `stack_shape`."""
+    return {canonical_name(name): tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
 def round_model(model: nn.Module, dtype: StoredDtype) -> None:
@@ -50,7 +53,7 @@ def round_model(model: nn.Module, dtype: StoredDtype) -> None:
         WeightsError: a tensor holds values that are not finite, or too large for `dtype`.
     """
     rounded = round_weights(weights_of(model), dtype)
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in rounded.items()})
+    _load(model, {name: torch.from_numpy(array) for name, array in rounded.items()})
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -73,12 +76,28 @@ def _config(kind: type[Config], checkpoint: Checkpoint) -> Config:
 
 
 def _model(kind: Callable[[Any], Model], config: Any, tensors: Mapping[str, Tensor]) -> Model:
+    tensors = {canonical_name(name): tensor for name, tensor in tensors.items()}
+    _check_stack(config, tensors)
     with torch.device("meta"):  # shapes only: a damaged config may ask for any size
-        expected = {name: tensor.shape for name, tensor in kind(config).state_dict().items()}
+        expected = {canonical_name(name): tensor.shape for name, tensor in kind(config).state_dict().items()}
     _check_tensors(expected, tensors)
     model = kind(config)
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    _load(model, {name: tensor.float() for name, tensor in tensors.items()})
     return model.eval()
+
+
+def _load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Puts tensors, named as `weights_of` names them, into a model of the same shape."""
+    model.load_state_dict({name: tensors[canonical_name(name)] for name in model.state_dict()})
+
+
+def _check_stack(config: StackConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Says what is wrong in words of the architecture where it can, before tensors are compared one by one."""
+    try:
+        arrays = {name: tensor.float().numpy() for name, tensor in tensors.items()}
+        read_stack_shape(arrays, config.cell, config.connections)
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _check_tensors(expected: Mapping[str, torch.Size], tensors: Mapping[str, Tensor]) -> None:

@@ -1,10 +1,11 @@
 """Writes the ONNX graphs of a bundle and their weights, without PyTorch.
 
 `hiddenstate_server.bundle` says what each graph takes and gives. Weights are plain arrays named as in the PyTorch
-state_dict of `language_model.LanguageModel` and `sentence_encoder.SentenceEncoder`:
+state_dict of `language_model.LanguageModel` and `sentence_encoder.SentenceEncoder`, those below `rnn.` as `stack_shape`
+says:
 
     language_model     embedding.weight, rnn.*, projection.* (if it has one), decoder.*
-    sentence_encoder   embedding.weight, rnn.*, projection.*
+    sentence_encoder   embedding.weight, rnn.*, pooling.* (if it pools by attention), projection.*
 """
 
 from collections.abc import Mapping
@@ -16,12 +17,21 @@ from numpy.typing import NDArray
 
 from hiddenstate_exporter.graph_builder import GraphBuilder
 from hiddenstate_exporter.language_model_graph import head_graph, recurrent_graph
-from hiddenstate_exporter.sentence_encoder_graph import Pooling, encoder_graph
+from hiddenstate_exporter.pooling_graph import Pooling
+from hiddenstate_exporter.sentence_encoder_graph import encoder_graph
+from hiddenstate_exporter.stack_shape import Cell, Connections, read_stack_shape
 from hiddenstate_exporter.weights import StoredDtype, Weights, WeightsFile, round_weights
 
 
 def write_language_model_graphs(
-    folder: Path, weights: Weights, token_ranks: NDArray[np.int64], *, dtype: StoredDtype = "float16"
+    folder: Path,
+    weights: Weights,
+    token_ranks: NDArray[np.int64],
+    *,
+    cell: Cell = "lstm",
+    connections: Connections = "none",
+    dtype: StoredDtype = "float16",
+    file: WeightsFile | None = None,
 ) -> dict[str, str]:
     """Writes `recurrent.onnx`, `head.onnx` and `weights.bin` into a folder.
 
@@ -30,29 +40,43 @@ def write_language_model_graphs(
         weights: The model's weights.
         token_ranks: [vocab_size], each token's place among the candidate words (`tokenizer.word_ranks`); negative
             for tokens that are never candidates.
+        cell: Kind of recurrent layer.
+        connections: What stands between the layers.
         dtype: What weights are stored in; the graphs compute in float32.
+        file: Gets the weights, for a caller that writes more graphs with them; otherwise a new one.
 
     Returns:
         The files' names by graph, as `bundle.Variant` has them.
 
     Raises:
-        WeightsError: a tensor is missing, has a wrong shape or cannot be stored.
+        WeightsError: a tensor is missing, has a wrong shape, does not belong there or cannot be stored.
         OSError: a file cannot be written.
     """
-    weights, file = round_weights(weights, dtype), WeightsFile()
+    weights, file = round_weights(weights, dtype), file or WeightsFile()
+    shape = read_stack_shape(weights, cell, connections)
     models = {
-        "recurrent": recurrent_graph(GraphBuilder("recurrent", file, dtype), weights),
-        "head": head_graph(GraphBuilder("head", file, dtype), weights, token_ranks),
+        "recurrent": recurrent_graph(GraphBuilder("recurrent", file, dtype), weights, shape),
+        "head": head_graph(GraphBuilder("head", file, dtype), weights, token_ranks, shape.output_size),
     }
     return _write(folder, models, file)
 
 
 def write_sentence_encoder_graphs(
-    folder: Path, weights: Weights, *, pooling: Pooling, normalized: bool, dtype: StoredDtype = "float16"
+    folder: Path,
+    weights: Weights,
+    *,
+    pooling: Pooling,
+    normalized: bool,
+    cell: Cell = "lstm",
+    connections: Connections = "none",
+    dtype: StoredDtype = "float16",
+    file: WeightsFile | None = None,
 ) -> dict[str, str]:
     """Writes `encoder.onnx` and `weights.bin` into a folder; otherwise like `write_language_model_graphs`."""
-    weights, file = round_weights(weights, dtype), WeightsFile()
-    model = encoder_graph(GraphBuilder("encoder", file, dtype), weights, pooling=pooling, normalized=normalized)
+    weights, file = round_weights(weights, dtype), file or WeightsFile()
+    shape = read_stack_shape(weights, cell, connections)
+    builder = GraphBuilder("encoder", file, dtype)
+    model = encoder_graph(builder, weights, shape, pooling=pooling, normalized=normalized)
     return _write(folder, {"encoder": model}, file)
 
 

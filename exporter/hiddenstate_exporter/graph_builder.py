@@ -15,6 +15,7 @@ PRODUCER = "hiddenstate"
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators, in all its builds
 
 FLOAT = onnx.TensorProto.FLOAT
+FLOAT16 = onnx.TensorProto.FLOAT16
 INT64 = onnx.TensorProto.INT64
 INT32 = onnx.TensorProto.INT32
 BOOL = onnx.TensorProto.BOOL

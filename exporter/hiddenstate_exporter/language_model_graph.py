@@ -1,6 +1,7 @@
 """The two graphs of a language model: `recurrent` runs tokens through the layers, `head` picks the likeliest words.
 
-The state packs h and c of each layer side by side: h_0, c_0, h_1, c_1, ...
+The state packs what the layers carry side by side, h_0, c_0, h_1, c_1, ... (no c for cells without one), and ends with
+the stack's last output where that is no slice of them.
 """
 
 import numpy as np
@@ -8,25 +9,26 @@ import onnx
 from numpy.typing import NDArray
 
 from hiddenstate_exporter.graph_builder import BOOL, FLOAT, INT32, INT64, GraphBuilder, array_info
-from hiddenstate_exporter.lstm import LstmShape, embed, lstm_layer, lstm_shape
+from hiddenstate_exporter.stack_graph import embed, last_outputs, stack
+from hiddenstate_exporter.stack_shape import StackShape
 from hiddenstate_exporter.weights import Weights, WeightsError, tensor
 
 
-def output_offset(shape: LstmShape) -> int:
-    """Returns where in the state the top layer's h lies, which is also the last output."""
-    return 2 * (shape.num_layers - 1) * shape.hidden_size
-
-
-def recurrent_graph(builder: GraphBuilder, weights: Weights) -> onnx.ModelProto:
+def recurrent_graph(builder: GraphBuilder, weights: Weights, shape: StackShape) -> onnx.ModelProto:
     """Builds the graph `recurrent`."""
-    shape = lstm_shape(weights)
     if shape.bidirectional:
         raise WeightsError(
             "rnn.weight_ih_l0_reverse: a language model may not read the words after the one it predicts"
         )
-    outputs, final = _layers(builder, weights, shape, embed(builder, weights, shape))
+    x = embed(builder, weights, shape.input_size)
+    outputs, final = stack(builder, weights, shape, x, _initial_state(builder, shape))
     builder.name_output(builder.op("Transpose", outputs, perm=[1, 0, 2]), "outputs")
-    builder.name_output(builder.op("Concat", *final, axis=1), "next_state")
+    builder.name_output(_pack(builder, shape, final, outputs), "next_state")
+    return recurrent_model(builder, shape)
+
+
+def recurrent_model(builder: GraphBuilder, shape: StackShape) -> onnx.ModelProto:
+    """Finishes a graph `recurrent` that has its outputs."""
     return builder.model(
         inputs=[
             array_info("tokens", INT64, ["batch", "seq"]),
@@ -40,10 +42,18 @@ def recurrent_graph(builder: GraphBuilder, weights: Weights) -> onnx.ModelProto:
     )
 
 
-def head_graph(builder: GraphBuilder, weights: Weights, token_ranks: NDArray[np.int64]) -> onnx.ModelProto:
+def head_graph(
+    builder: GraphBuilder, weights: Weights, token_ranks: NDArray[np.int64], output_size: int
+) -> onnx.ModelProto:
     """Builds the graph `head`."""
-    output_size = lstm_shape(weights).output_size
     log_probs = builder.op("LogSoftmax", _logits(builder, weights, output_size), axis=1)  # [rows, vocab_size]
+    return head_model(builder, weights, token_ranks, output_size, log_probs)
+
+
+def head_model(
+    builder: GraphBuilder, weights: Weights, token_ranks: NDArray[np.int64], output_size: int, log_probs: str
+) -> onnx.ModelProto:
+    """Finishes a graph `head` that has log probabilities [rows, vocab_size]."""
     top_log_probs, top_ids = _top(builder, log_probs, _ranks(builder, weights, token_ranks))
     token_axis = builder.constant([1])
     target = builder.op("GatherElements", log_probs, builder.op("Unsqueeze", "targets", token_axis), axis=1)
@@ -67,20 +77,24 @@ def head_graph(builder: GraphBuilder, weights: Weights, token_ranks: NDArray[np.
     )
 
 
-def _layers(builder: GraphBuilder, weights: Weights, shape: LstmShape, x: str) -> tuple[str, list[str]]:
-    """Adds all layers; returns the top one's outputs [seq, batch, hidden_size] and the parts of the next state."""
-    direction_axis = builder.constant([0])
-    sizes = builder.constant([shape.hidden_size] * (2 * shape.num_layers))
-    names = [f"{part}_{layer}" for layer in range(shape.num_layers) for part in "hc"]
-    parts = builder.ops("Split", "state", sizes, outputs=names, axis=1)  # each [batch, hidden_size]
-    initial = [builder.op("Unsqueeze", part, direction_axis) for part in parts]  # each [1, batch, hidden_size]
-    final = []
-    for layer in range(shape.num_layers):
-        start = (initial[2 * layer], initial[2 * layer + 1])
-        y, h, c = lstm_layer(builder, weights, layer, shape, x, "lengths", start)
-        x = builder.op("Squeeze", y, builder.constant([1]))
-        final += [builder.op("Squeeze", part, direction_axis) for part in (h, c)]
-    return x, final
+def _initial_state(builder: GraphBuilder, shape: StackShape) -> list[list[str]]:
+    """Takes `state` [batch, state_size] apart: for each layer its parts, each [1, batch, hidden_size]."""
+    names = [f"{part}_{layer}" for layer in range(shape.num_layers) for part in shape.state_parts]
+    sizes = [shape.hidden_size] * len(names)
+    if shape.keeps_output:  # for the head; the layers do not read it
+        names, sizes = [*names, "output"], [*sizes, shape.output_size]
+    split = builder.ops("Split", "state", builder.constant(sizes), outputs=names, axis=1)
+    parts = [builder.op("Unsqueeze", part, builder.constant([0])) for part in split[: len(split) - shape.keeps_output]]
+    count = len(shape.state_parts)
+    return [parts[start : start + count] for start in range(0, len(parts), count)]
+
+
+def _pack(builder: GraphBuilder, shape: StackShape, final: list[list[str]], outputs: str) -> str:
+    """Puts the state together again: float32 [batch, state_size]."""
+    parts = [builder.op("Squeeze", part, builder.constant([0])) for layer in final for part in layer]
+    if shape.keeps_output:
+        parts.append(last_outputs(builder, outputs))
+    return builder.op("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
 
 
 def _logits(builder: GraphBuilder, weights: Weights, output_size: int) -> str:

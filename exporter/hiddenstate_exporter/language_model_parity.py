@@ -1,13 +1,16 @@
 """Compares the graphs of a language model with PyTorch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hiddenstate_exporter.language_model import LanguageModel
 from hiddenstate_exporter.onnx_model import PROVIDER, FloatArray, IdArray, OnnxLanguageModel
 from hiddenstate_exporter.parity import TOLERANCE, Case, Differences, ParityError, draw_tokens, grid, naming_case
+from hiddenstate_exporter.stack_shape import StackShape
 from hiddenstate_server.bundle import Parity
 
 TOP_K = 20
@@ -47,17 +50,17 @@ class _LanguageModelBatch:
     def __init__(self, case: Case, model: LanguageModel, rng: np.random.Generator) -> None:
         self.tokens, self.lengths = draw_tokens(case, model.config.vocab_size, rng)
         self.valid = np.arange(case.seq_len) < self.lengths[:, None]  # [batch, seq]
-        h, c = _draw_state(case, model, rng)
-        self.state = _pack(h, c)
+        shape = model.config.shape
+        start = _draw_state(case, shape, rng)
+        self.state = _pack(start, rng.standard_normal((case.batch_size, shape.output_size)), shape)
         outputs, log_probs, states = [], [], []
-        for tokens, length, start_h, start_c in zip(self.tokens, self.lengths, h, c, strict=True):
-            row = torch.from_numpy(tokens[None, :length])
-            start = (torch.from_numpy(start_h[:, None]), torch.from_numpy(start_c[:, None]))
+        for number, (tokens, length) in enumerate(zip(self.tokens, self.lengths, strict=True)):
             with torch.inference_mode():
-                outputs.append(model.rnn(model.embedding(row), start)[0][0])
-                logits, state = model(row, start)
-                log_probs.append(logits[0].log_softmax(dim=-1))
-                states.append(_pack(*(part.numpy().swapaxes(0, 1) for part in state)))
+                row, alone = torch.from_numpy(tokens[None, :length]), slice(number, number + 1)
+                rows, state = model.outputs(row, tuple(torch.from_numpy(part[:, alone]) for part in start))
+                outputs.append(rows[0])
+                log_probs.append(model.decoder(model.project(rows[0])).log_softmax(dim=-1))
+                states.append(_pack([part.numpy() for part in state], rows[:, -1].numpy(), shape))
         self.expected_outputs: FloatArray = torch.cat(outputs).numpy()  # [positions, output_size]
         self.expected_log_probs: FloatArray = torch.cat(log_probs).numpy()  # [positions, vocab_size]
         self.expected_state: FloatArray = np.concatenate(states)  # [batch, state_size]
@@ -92,14 +95,18 @@ def _check_head(
         differences.add(f"target_log_probs{name}", case, top.target_log_probs, target)
 
 
-def _draw_state(case: Case, model: LanguageModel, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Returns h and c, each [batch, num_layers, hidden_size]."""
-    shape = (case.batch_size, model.config.num_layers, model.config.hidden_size)
-    h = rng.uniform(-1, 1, shape) if case.random_state else np.zeros(shape)
-    c = rng.normal(0, CELL_SCALE, shape) if case.random_state else np.zeros(shape)
-    return h.astype(np.float32), c.astype(np.float32)
+def _draw_state(case: Case, shape: StackShape, rng: np.random.Generator) -> list[FloatArray]:
+    """Returns the parts of a state, h and perhaps c, each [num_layers, batch, hidden_size]."""
+    size = (shape.num_layers, case.batch_size, shape.hidden_size)
+    h, c = rng.uniform(-1, 1, size), rng.normal(0, CELL_SCALE, size)
+    parts = [h, c][: len(shape.state_parts)]
+    return [(part if case.random_state else np.zeros(size)).astype(np.float32) for part in parts]
 
 
-def _pack(h: FloatArray, c: FloatArray) -> FloatArray:
-    """Packs states [batch, num_layers, hidden_size] as a bundle does: h_0, c_0, h_1, c_1, ..."""
-    return np.stack([h, c], axis=2).reshape(len(h), -1)
+def _pack(parts: Sequence[FloatArray], last_output: NDArray[np.floating], shape: StackShape) -> FloatArray:
+    """Packs parts [num_layers, batch, hidden_size] and the last output [batch, output_size] as a bundle does."""
+    batch_size = len(last_output)
+    packed = np.stack(parts, axis=1).transpose(2, 0, 1, 3).reshape(batch_size, -1)  # layer by layer: h, c
+    if shape.keeps_output:
+        packed = np.concatenate([packed, last_output], axis=1)
+    return packed.astype(np.float32)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from hiddenstate_exporter.language_model import LanguageModel, State
+from hiddenstate_exporter.language_model import LanguageModel
 from hiddenstate_exporter.sampled_softmax import SampledSoftmax
+from hiddenstate_exporter.stack import State
 
 MAX_SCORE_ROWS = 32  # parts that a held-out text is read as, side by side
 MIN_SCORE_TOKENS = 256  # of each part: its first words are predicted without a past
@@ -82,7 +83,7 @@ class LanguageModelTask:
     def loss(self, batch: Window) -> tuple[Tensor, int]:
         state = None if batch.first or self._state is None else _forget_some(self._state)
         features, state = self.model.features(batch.inputs, state)
-        self._state = (state[0].detach(), state[1].detach())
+        self._state = tuple(part.detach() for part in state)
         rows, targets = features.flatten(0, 1), batch.targets.flatten()  # [batch * seq, embedding_size], [batch * seq]
         if self._sampled is not None:
             return self._sampled(rows, targets, self.model.decoder), len(targets)
@@ -154,4 +155,4 @@ def score(
 
 def _forget_some(state: State) -> State:
     kept = (torch.rand(state[0].shape[1], device=state[0].device) >= FRESH_START)[None, :, None]  # [1, batch, 1]
-    return state[0] * kept, state[1] * kept
+    return tuple(part * kept for part in state)

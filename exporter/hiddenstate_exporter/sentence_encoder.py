@@ -1,61 +1,43 @@
-"""The sentence encoder: embedding, bidirectional LSTM, pooling, projection."""
+"""The sentence encoder: embedding, stack of recurrent layers, pooling, projection."""
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args
+from dataclasses import dataclass
+from typing import get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-Pooling = Literal["mean", "max", "last"]
+from hiddenstate_exporter.pooling import make_pooling
+from hiddenstate_exporter.pooling_graph import Pooling
+from hiddenstate_exporter.stack import advance, make_stack, set_forget_bias
+from hiddenstate_exporter.stack_config import StackConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SentenceEncoderConfig:
+class SentenceEncoderConfig(StackConfig):
     """Sizes and choices of a `SentenceEncoder`.
 
     Raises:
         ValueError: a field is out of range; the message names it.
     """
 
-    vocab_size: int
-    embedding_size: int
-    hidden_size: int  # of one direction
-    num_layers: int
     dimension: int  # of the vectors
     pooling: Pooling = "mean"
+    attention_heads: int = 4  # of attention pooling, as is the next
+    attention_size: int = 128
     normalized: bool = True
     max_seq_length: int = 256  # tokens; longer sentences are cut
-    dropout: float = 0.0  # in training only: of the embeddings, between layers and before the projection
-    cell: Literal["lstm"] = "lstm"
     bidirectional: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "embedding_size", "hidden_size", "num_layers", "dimension", "max_seq_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and less than 1, not {self.dropout}")
-        if self.pooling not in get_args(Pooling):
-            raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, not {self.pooling!r}")
-        if self.cell != "lstm":
-            raise ValueError(f"cell must be lstm, not {self.cell!r}")
+        StackConfig.__post_init__(self)  # super() does not know a class with slots
+        self.check_sizes("dimension", "attention_heads", "attention_size", "max_seq_length")
+        self.check_choice("pooling", get_args(Pooling))
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Reads the `config` of a checkpoint; raises ValueError for an unknown or missing field."""
-        unknown = values.keys() - {f.name for f in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown field {', '.join(sorted(unknown))}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(str(error)) from None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as plain values."""
-        return asdict(self)
+    @property
+    def pooled_size(self) -> int:
+        """Width of a sentence's pooled outputs."""
+        return self.shape.output_size * (self.attention_heads if self.pooling == "attention" else 1)
 
 
 class SentenceEncoder(nn.Module):
@@ -65,37 +47,20 @@ class SentenceEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
-        self.rnn = nn.LSTM(
-            config.embedding_size,
-            config.hidden_size,
-            config.num_layers,
-            batch_first=True,
-            dropout=config.dropout if config.num_layers > 1 else 0.0,
-            bidirectional=config.bidirectional,
+        self.rnn = make_stack(config.shape, config.dropout)
+        self.pooling = make_pooling(
+            config.pooling, config.shape, attention_size=config.attention_size, heads=config.attention_heads
         )
-        directions = 2 if config.bidirectional else 1
-        self.projection = nn.Linear(directions * config.hidden_size, config.dimension)
-        self.dropout = nn.Dropout(config.dropout)
+        self.projection = nn.Linear(config.pooled_size, config.dimension)
+        self.dropout = nn.Dropout(config.dropout)  # of the embeddings, and before the projection
+        if config.forget_bias is not None:
+            set_forget_bias(self.rnn, config.forget_bias)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Returns vectors float32 [batch, dimension] of tokens int64 [batch, seq] with lengths int64 [batch], 1..seq.
-
-        `last` pooling takes each direction where it ends: forwards at the last token, backwards at the first.
-        """
+        """Returns vectors [batch, dimension] of tokens int64 [batch, seq] with lengths int64 [batch], 1..seq."""
         embedded = self.dropout(self.embedding(tokens))  # [batch, seq, embedding_size]
         packed = pack_padded_sequence(embedded, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        outputs, (hidden, _) = self.rnn(packed)
-        pooled = self._pool(outputs, hidden, lengths)  # [batch, directions * hidden_size]
+        outputs, _ = pad_packed_sequence(advance(self.rnn, packed)[0], batch_first=True)
+        pooled = self.pooling(outputs, lengths)  # [batch, pooled_size]
         vectors: Tensor = self.projection(self.dropout(pooled))  # [batch, dimension]
         return functional.normalize(vectors, dim=-1) if self.config.normalized else vectors
-
-    def _pool(self, packed: PackedSequence, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """Pools the top layer's outputs; `hidden` [layers * directions, batch, hidden_size] ends each direction."""
-        if self.config.pooling == "last":
-            directions = 2 if self.config.bidirectional else 1
-            return torch.cat(hidden[-directions:].unbind(), dim=-1)
-        padding = -torch.inf if self.config.pooling == "max" else 0.0
-        outputs, _ = pad_packed_sequence(packed, batch_first=True, padding_value=padding)
-        if self.config.pooling == "max":
-            return outputs.amax(dim=1)
-        return outputs.sum(dim=1) / lengths.to(outputs)[:, None]

@@ -9,16 +9,18 @@ import pytest
 
 from bundles import SPECIALS, WORDS, Weights, language_model_bundle, language_model_weights, sentence_encoder_bundle
 from hiddenstate_exporter.graph import write_language_model_graphs, write_sentence_encoder_graphs
-from hiddenstate_exporter.sentence_encoder_graph import Pooling
+from hiddenstate_exporter.pooling_graph import Pooling
+from hiddenstate_exporter.stack_shape import StackShape
 from hiddenstate_exporter.weights import WEIGHTS_FILE, StoredDtype, WeightsError
 from hiddenstate_server.bundle import load_bundle
 
 VOCAB_SIZE = len(WORDS) + len(SPECIALS)
 RANKS = np.arange(VOCAB_SIZE) - len(SPECIALS)
+SHAPE = StackShape(cell="lstm", connections="none", input_size=8, hidden_size=16, num_layers=2)
 
 
 def _weights() -> Weights:
-    return language_model_weights(VOCAB_SIZE, 16, 8, 2, seed=0)
+    return language_model_weights(VOCAB_SIZE, SHAPE, seed=0)
 
 
 def _optimised(path: Path, tmp_path: Path) -> onnx.GraphProto:

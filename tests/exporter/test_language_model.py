@@ -76,7 +76,7 @@ def test_dropout_acts_only_in_training() -> None:
         ({"hidden_size": 0}, "hidden_size is 0, must be 1 or more"),
         ({"num_layers": -1}, "num_layers is -1"),
         ({"dropout": 1.0}, r"dropout is 1.0, must be in \[0, 1\)"),
-        ({"cell": "transformer"}, "cell is 'transformer', must be 'lstm'"),
+        ({"cell": "transformer"}, "cell is 'transformer', must be rnn, lstm or gru"),
     ],
 )
 def test_impossible_shapes_are_refused_with_the_field(changes: dict[str, Any], reason: str) -> None:

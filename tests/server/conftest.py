@@ -8,6 +8,7 @@ import pytest
 import pytest_asyncio
 
 from bundles import SPECIALS, WORDS, language_model_bundle, language_model_weights, sentence_encoder_bundle
+from hiddenstate_exporter.stack_shape import StackShape
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.language_model import LanguageModel
 from hiddenstate_server.metrics import Metrics
@@ -31,8 +32,8 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def reference() -> ReferenceModel:
     """The language model of `models_dir` in numpy."""
-    weights = language_model_weights(len(VOCABULARY), hidden_size=16, embedding_size=8, num_layers=2, seed=0)
-    return ReferenceModel(weights, num_layers=2, hidden_size=16)
+    shape = StackShape(cell="lstm", connections="none", input_size=8, hidden_size=16, num_layers=2)
+    return ReferenceModel(language_model_weights(len(VOCABULARY), shape, seed=0), num_layers=2)
 
 
 @pytest_asyncio.fixture
