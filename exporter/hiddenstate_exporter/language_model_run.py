@@ -53,6 +53,7 @@ def run(
     origin = Origin(
         kind="language_model",
         config=config.to_dict(),
+        config_defaults=config.defaults(),
         tokenizer=tokenizer.to_str(),
         data=data_description or ", ".join(sources),
         command=command,

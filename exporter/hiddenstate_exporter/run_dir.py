@@ -78,7 +78,7 @@ class RunDir:
         if last.kind != origin.kind:
             raise TrainingError(f"{self.last}: is a {last.kind}, not a {origin.kind}")
         for name in sorted({*last.config, *origin.config}):
-            then, now = last.config.get(name), origin.config.get(name)
+            then, now = last.config.get(name, origin.config_defaults.get(name)), origin.config.get(name)
             if then != now:
                 raise TrainingError(f"{self.last}: was trained with {name} {then}, not {now}; resume with the same")
         if last.tokenizer != origin.tokenizer:

@@ -24,6 +24,7 @@ from hiddenstate_exporter.pooling_graph import Pooling
 from hiddenstate_exporter.run_dir import RunDir
 from hiddenstate_exporter.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
 from hiddenstate_exporter.sentences import Material, Sources, collect
+from hiddenstate_exporter.stack_shape import Cell, Connections
 from hiddenstate_exporter.sts import StsPairs, read_sts, spearman
 from hiddenstate_exporter.targets import teacher_vectors
 from hiddenstate_exporter.teacher import Teacher
@@ -38,7 +39,13 @@ class StudentOptions:
     embedding_size: int = 256
     hidden_size: int = 256  # of one direction
     num_layers: int = 1
+    cell: Cell = "lstm"
+    connections: Connections = "none"
+    forget_bias: float | None = None
+    bidirectional: bool = True
     pooling: Pooling = "mean"
+    attention_heads: int = 4
+    attention_size: int = 128
     dropout: float = 0.1
     batch_size: int = 128
     relational_weight: float = 5.0
@@ -73,6 +80,7 @@ def run(
     origin = Origin(
         kind="sentence_encoder",
         config=config.to_dict(),
+        config_defaults=config.defaults(),
         tokenizer=teacher.tokenizer.to_str(),
         data=_describe(teacher, sources, material, data_description),
         command=command,
@@ -109,8 +117,14 @@ def _config(teacher: Teacher, student: StudentOptions) -> SentenceEncoderConfig:
         embedding_size=student.embedding_size,
         hidden_size=student.hidden_size,
         num_layers=student.num_layers,
+        cell=student.cell,
+        connections=student.connections,
+        forget_bias=student.forget_bias,
+        bidirectional=student.bidirectional,
         dimension=dimension,
         pooling=student.pooling,
+        attention_heads=student.attention_heads,
+        attention_size=student.attention_size,
         max_seq_length=teacher.max_seq_length,
         dropout=student.dropout,
     )

@@ -1,7 +1,7 @@
 """What the training loop needs to know about the thing that it trains."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
@@ -49,3 +49,4 @@ class Origin:
     tokenizer: str
     data: str
     command: str
+    config_defaults: Mapping[str, Any] = field(default_factory=dict)  # of fields that older checkpoints lack
