@@ -20,7 +20,7 @@ generator_python() {
 if [ ! -x "$venv/bin/protoc-gen-mypy_grpc" ]; then
   python=$(generator_python)
   "$python" -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check \
+  "$venv/bin/pip" install -qq --disable-pip-version-check \
     "grpcio-tools==1.66.2" "mypy-protobuf==3.7.0" "setuptools<80"
 fi
 mkdir -p "$out/hiddenstate/v1"
