@@ -120,6 +120,11 @@ async def test_a_port_in_use_is_told_by_its_flag(models_dir: Path, name: str) ->
             await Server.start(Settings.of(models=models_dir, **settings))
 
 
+async def test_a_second_server_does_not_share_the_port_of_the_first(wire: Wire, models_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="Address already in use"):
+        await Server.start(Settings(models=models_dir, listen=str(wire.server.address), metrics="off"))
+
+
 async def test_a_host_that_does_not_exist_is_told_by_its_flag(models_dir: Path) -> None:
     with pytest.raises(ConfigError, match=r"--listen nowhere\.invalid:50051: cannot listen there: "):
         await Server.start(Settings.of(models=models_dir, listen="nowhere.invalid:50051", metrics="off"))
