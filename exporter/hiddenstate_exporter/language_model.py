@@ -5,9 +5,11 @@ Zaremba, Sutskever & Vinyals, "Recurrent Neural Network Regularization" (2014), 
 """
 
 from dataclasses import dataclass
+from typing import get_args
 
 from torch import Tensor, nn
 
+from hiddenstate_exporter.adaptive_softmax import DIV_VALUE, AdaptiveSoftmax, Head, check_clusters
 from hiddenstate_exporter.stack import State, advance, make_stack, set_forget_bias
 from hiddenstate_exporter.stack_config import StackConfig
 
@@ -22,11 +24,36 @@ class LanguageModelConfig(StackConfig):
 
     tied: bool = True
     forget_bias: float | None = 1.0
+    projection_size: int | None = None  # before the decoder; 0: no projection; None: embedding_size, if not so already
+    head: Head = "softmax"
+    cutoffs: tuple[int, ...] = ()  # of an adaptive softmax, as is the next: see `AdaptiveSoftmax`
+    div_value: float = DIV_VALUE
 
     def __post_init__(self) -> None:
         StackConfig.__post_init__(self)  # super() does not know a class with slots
         if self.bidirectional:
             raise ValueError("a bidirectional model reads the next word, so it cannot predict it")
+        self.check_choice("head", get_args(Head))
+        if self.head == "adaptive_softmax":
+            check_clusters(self.features_size, self.vocab_size, self.cutoffs, self.div_value)
+        elif self.cutoffs:
+            raise ValueError("cutoffs are of the head adaptive_softmax only")
+        if self.tied and (self.head != "softmax" or self.features_size != self.embedding_size):
+            raise ValueError("tied is true, but the decoder has no table of the embedding's shape: make it false")
+
+    @property
+    def features_size(self) -> int:
+        """Width of what the decoder reads."""
+        if self.projection_size is None:
+            return self.embedding_size
+        return self.projection_size or self.shape.output_size
+
+    @property
+    def has_projection(self) -> bool:
+        """Whether a linear layer stands between the recurrent layers and the decoder."""
+        if self.projection_size is None:
+            return self.shape.output_size != self.embedding_size
+        return self.projection_size > 0
 
 
 class LanguageModel(nn.Module):
@@ -35,24 +62,27 @@ class LanguageModel(nn.Module):
     def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
         self.config = config
-        output_size = config.shape.output_size
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
         self.rnn = make_stack(config.shape, config.dropout)
-        same_size = output_size == config.embedding_size
-        self.projection = None if same_size else nn.Linear(output_size, config.embedding_size)
-        self.decoder = nn.Linear(config.embedding_size, config.vocab_size)
+        features_size = config.features_size
+        self.projection = nn.Linear(config.shape.output_size, features_size) if config.has_projection else None
+        self.decoder = _make_decoder(config)
         self.dropout = nn.Dropout(config.dropout)
         self._initialize()
         if config.tied:
+            assert isinstance(self.decoder, nn.Linear)  # the config has checked it
             self.decoder.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Returns the logits [batch, seq, vocab_size] of each next token, and the state after the last one."""
+        """Returns the logits [batch, seq, vocab_size] of each next token, and the state after the last one.
+
+        Those of an adaptive softmax are log probabilities.
+        """
         features, state = self.features(tokens, state)
         return self.decoder(features), state
 
     def features(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Returns what the decoder reads [batch, seq, embedding_size], and the state after the last token."""
+        """Returns what the decoder reads [batch, seq, features_size], and the state after the last token."""
         outputs, state = self.outputs(tokens, state)
         return self.project(outputs), state
 
@@ -61,7 +91,7 @@ class LanguageModel(nn.Module):
         return advance(self.rnn, self.dropout(self.embedding(tokens)), state)
 
     def project(self, outputs: Tensor) -> Tensor:
-        """Returns what the decoder reads [..., embedding_size] of outputs [..., output_size]."""
+        """Returns what the decoder reads [..., features_size] of outputs [..., output_size]."""
         if self.projection is not None:
             outputs = self.projection(self.dropout(outputs))
         features: Tensor = self.dropout(outputs)
@@ -69,7 +99,14 @@ class LanguageModel(nn.Module):
 
     def _initialize(self) -> None:
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
-        nn.init.uniform_(self.decoder.weight, -0.1, 0.1)
-        nn.init.zeros_(self.decoder.bias)
+        if isinstance(self.decoder, nn.Linear):
+            nn.init.uniform_(self.decoder.weight, -0.1, 0.1)
+            nn.init.zeros_(self.decoder.bias)
         if self.config.forget_bias is not None:
             set_forget_bias(self.rnn, self.config.forget_bias)
+
+
+def _make_decoder(config: LanguageModelConfig) -> nn.Linear | AdaptiveSoftmax:
+    if config.head == "softmax":
+        return nn.Linear(config.features_size, config.vocab_size)
+    return AdaptiveSoftmax(config.features_size, config.vocab_size, config.cutoffs, config.div_value)

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hiddenstate_exporter.adaptive_softmax_graph import adaptive_log_probs, is_adaptive
 from hiddenstate_exporter.graph_builder import BOOL, FLOAT, INT32, INT64, GraphBuilder, array_info
 from hiddenstate_exporter.stack_graph import embed, last_outputs, stack
 from hiddenstate_exporter.stack_shape import StackShape
@@ -46,7 +47,14 @@ def head_graph(
     builder: GraphBuilder, weights: Weights, token_ranks: NDArray[np.int64], output_size: int
 ) -> onnx.ModelProto:
     """Builds the graph `head`."""
-    log_probs = builder.op("LogSoftmax", _logits(builder, weights, output_size), axis=1)  # [rows, vocab_size]
+    features, width = _features(builder, weights, output_size)
+    vocab_size = tensor(weights, "embedding.weight", (None, None)).shape[0]
+    if is_adaptive(weights):
+        log_probs = adaptive_log_probs(builder, weights, features, width, vocab_size)
+    else:
+        matrix = tensor(weights, "decoder.weight", (vocab_size, width))
+        logits = builder.linear("decoder", matrix, tensor(weights, "decoder.bias", (vocab_size,)), features)
+        log_probs = builder.op("LogSoftmax", logits, axis=1)  # [rows, vocab_size]
     return head_model(builder, weights, token_ranks, output_size, log_probs)
 
 
@@ -97,19 +105,17 @@ def _pack(builder: GraphBuilder, shape: StackShape, final: list[list[str]], outp
     return builder.op("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
 
 
-def _logits(builder: GraphBuilder, weights: Weights, output_size: int) -> str:
-    hidden, width = "hidden", output_size
-    if "projection.weight" in weights:
-        matrix = tensor(weights, "projection.weight", (None, output_size))
-        width = matrix.shape[0]
-        hidden = builder.linear("projection", matrix, tensor(weights, "projection.bias", (width,)), hidden)
-    vocab_size = tensor(weights, "embedding.weight", (None, None)).shape[0]
-    matrix = tensor(weights, "decoder.weight", (vocab_size, width))
-    return builder.linear("decoder", matrix, tensor(weights, "decoder.bias", (vocab_size,)), hidden)
+def _features(builder: GraphBuilder, weights: Weights, output_size: int) -> tuple[str, int]:
+    """Returns what the decoder reads, float32 [rows, width], and its width."""
+    if "projection.weight" not in weights:
+        return "hidden", output_size
+    matrix = tensor(weights, "projection.weight", (None, output_size))
+    width = matrix.shape[0]
+    return builder.linear("projection", matrix, tensor(weights, "projection.bias", (width,)), "hidden"), width
 
 
 def _ranks(builder: GraphBuilder, weights: Weights, token_ranks: NDArray[np.int64]) -> str:
-    vocab_size = tensor(weights, "decoder.bias", (None,)).shape[0]
+    vocab_size = tensor(weights, "embedding.weight", (None, None)).shape[0]
     if token_ranks.shape != (vocab_size,):
         raise WeightsError(f"tokenizer has {token_ranks.size} tokens, the model's vocabulary {vocab_size}")
     return builder.stored("token_ranks", token_ranks.astype(np.int64))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from hiddenstate_exporter.adaptive_softmax import AdaptiveSoftmax
 from hiddenstate_exporter.language_model import LanguageModel
 from hiddenstate_exporter.sampled_softmax import SampledSoftmax
 from hiddenstate_exporter.stack import State
@@ -65,6 +66,8 @@ class LanguageModelTask:
         if self.steps_per_epoch < 1:
             needed = batch_size * bptt + bptt
             raise ValueError(f"{len(train)} tokens of training text, {needed} or more are needed for one batch")
+        if sampled_softmax and model.config.head == "adaptive_softmax":
+            raise ValueError("sampled_softmax: an adaptive softmax is fast already, train it without")
         counts = torch.bincount(train, minlength=model.config.vocab_size)
         self._sampled = SampledSoftmax(counts, sampled_softmax) if sampled_softmax else None
         self._state: State | None = None
@@ -85,9 +88,18 @@ class LanguageModelTask:
         features, state = self.model.features(batch.inputs, state)
         self._state = tuple(part.detach() for part in state)
         rows, targets = features.flatten(0, 1), batch.targets.flatten()  # [batch * seq, embedding_size], [batch * seq]
+        return self._cross_entropy(rows, targets), len(targets)
+
+    def _cross_entropy(self, rows: Tensor, targets: Tensor) -> Tensor:
+        """Returns the loss of features [rows, features_size] with targets int64 [rows]."""
+        decoder = self.model.decoder
+        if isinstance(decoder, AdaptiveSoftmax):
+            with torch.autocast(rows.device.type, enabled=False):  # PyTorch's adds up rows of one type
+                return decoder.loss(rows.float(), targets)
         if self._sampled is not None:
-            return self._sampled(rows, targets, self.model.decoder), len(targets)
-        return F.cross_entropy(self.model.decoder(rows).float(), targets), len(targets)
+            sampled: Tensor = self._sampled(rows, targets, decoder)
+            return sampled
+        return F.cross_entropy(decoder(rows).float(), targets)
 
     def validate(self) -> float:
         return score(self.model, self._valid, special_ids=()).perplexity
