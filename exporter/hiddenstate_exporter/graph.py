@@ -5,7 +5,7 @@ state_dict of `language_model.LanguageModel` and `sentence_encoder.SentenceEncod
 says:
 
     language_model     embedding.weight, rnn.*, projection.* (if it has one), decoder.*
-    sentence_encoder   embedding.weight, rnn.*, pooling.* (if it pools by attention), projection.*
+    sentence_encoder   embedding.weight, rnn.*, pooling.* (if it pools by attention), projection.* (if it has one)
 """
 
 from collections.abc import Mapping

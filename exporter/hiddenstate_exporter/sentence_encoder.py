@@ -28,11 +28,16 @@ class SentenceEncoderConfig(StackConfig):
     normalized: bool = True
     max_seq_length: int = 256  # tokens; longer sentences are cut
     bidirectional: bool = True
+    projected: bool = True  # to `dimension`; otherwise the pooled outputs are the vectors
 
     def __post_init__(self) -> None:
         StackConfig.__post_init__(self)  # super() does not know a class with slots
         self.check_sizes("dimension", "attention_heads", "attention_size", "max_seq_length")
         self.check_choice("pooling", get_args(Pooling))
+        if not self.projected and self.dimension != self.pooled_size:
+            raise ValueError(
+                f"dimension is {self.dimension}, but the pooled outputs have {self.pooled_size} components"
+            )
 
     @property
     def pooled_size(self) -> int:
@@ -51,7 +56,7 @@ class SentenceEncoder(nn.Module):
         self.pooling = make_pooling(
             config.pooling, config.shape, attention_size=config.attention_size, heads=config.attention_heads
         )
-        self.projection = nn.Linear(config.pooled_size, config.dimension)
+        self.projection = nn.Linear(config.pooled_size, config.dimension) if config.projected else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)  # of the embeddings, and before the projection
         if config.forget_bias is not None:
             set_forget_bias(self.rnn, config.forget_bias)

@@ -17,10 +17,11 @@ def encoder_graph(
 ) -> onnx.ModelProto:
     """Builds the graph `encoder`."""
     outputs, _ = stack(builder, weights, shape, embed(builder, weights, shape.input_size))
-    pooled, width = pool(builder, weights, shape, outputs, pooling)
-    matrix = tensor(weights, "projection.weight", (None, width))
-    dimension = matrix.shape[0]
-    embeddings = builder.linear("projection", matrix, tensor(weights, "projection.bias", (dimension,)), pooled)
+    embeddings, dimension = pool(builder, weights, shape, outputs, pooling)
+    if "projection.weight" in weights:
+        matrix = tensor(weights, "projection.weight", (None, dimension))
+        dimension = matrix.shape[0]
+        embeddings = builder.linear("projection", matrix, tensor(weights, "projection.bias", (dimension,)), embeddings)
     builder.name_output(normalize(builder, embeddings) if normalized else embeddings, "embeddings")
     return encoder_model(builder, dimension)
 
