@@ -36,7 +36,7 @@ GATES: Final[Mapping[Cell, int]] = {"rnn": 1, "lstm": 4, "gru": 3}  # blocks of 
 STATE_PARTS: Final[Mapping[Cell, tuple[StatePart, ...]]] = {"rnn": ("h",), "lstm": ("h", "c"), "gru": ("h",)}
 
 _PREFIX = "rnn."
-_LAYER = re.compile(r"^rnn\.\w+_l(\d+)(_reverse)?(\.\w+)?$")
+_LAYER = re.compile(r"^rnn\.\w+_l(?P<layer>\d+)(?P<reverse>_reverse)?(\.\w+)?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,13 +145,14 @@ def read_stack_shape(weights: Weights, cell: Cell, connections: Connections) -> 
     rows, input_size = tensor(weights, f"{_PREFIX}weight_ih_l0", (None, None)).shape
     _, hidden_size = tensor(weights, f"{_PREFIX}weight_hh_l0", (rows, None)).shape
     _check_gates(rows, hidden_size, cell)
+    names = [found for name in weights if (found := _LAYER.search(name))]
     shape = StackShape(
         cell=cell,
         connections=connections,
         input_size=input_size,
         hidden_size=hidden_size,
-        num_layers=1 + max(int(found[1]) for name in weights if (found := _LAYER.search(name))),
-        bidirectional=f"{_PREFIX}weight_ih_l0_reverse" in weights,
+        num_layers=1 + max(int(found["layer"]) for found in names),
+        bidirectional=any(found["reverse"] for found in names),
     )
     _check_tensors(weights, shape)
     return shape
