@@ -95,7 +95,9 @@ class PredictRequest(google.protobuf.message.Message):
     top_k: builtins.int
     """How many candidates to answer: 1 to the model's max_top_k. Default 5."""
     prefix: builtins.str
-    """The letters of the word being typed: only words that begin with them (same case) are candidates. Default none."""
+    """The letters of the word being typed: only words that begin with them (same case) are candidates. Default none.
+    INVALID_ARGUMENT when no word of the vocabulary does.
+    """
     @property
     def tokens(self) -> Global___TokenIds:
         """Token ids, for callers that have a tokenizer of their own."""
@@ -140,7 +142,7 @@ class PredictResponse(google.protobuf.message.Message):
     """Version of the model that answered."""
     @property
     def candidates(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Candidate]:
-        """Candidates, likeliest first. Fewer than top_k (or none) where the vocabulary has no more that fit `prefix`."""
+        """Candidates, likeliest first. Fewer than top_k where the vocabulary has no more that begin with `prefix`."""
 
     @property
     def usage(self) -> hiddenstate.v1.usage_pb2.Usage:
