@@ -36,7 +36,7 @@ def write_int8_language_model_graphs(
     weights: Weights,
     token_ranks: NDArray[np.int64],
     *,
-    shared: WeightsFile,
+    beside: Mapping[str, str],
     cell: Cell = "lstm",
     connections: Connections = "none",
     dtype: StoredDtype = "float16",
@@ -45,10 +45,10 @@ def write_int8_language_model_graphs(
     """Writes `recurrent.int8.onnx`, `head.int8.onnx` and what they need beyond the float32 graphs' weights.
 
     Args:
-        folder: The folder that has the float32 graphs.
+        folder: The folder that the float32 graphs lie in.
         weights: The model's weights.
         token_ranks: As for `graph.write_language_model_graphs`.
-        shared: The weights of the float32 graphs.
+        beside: The float32 graphs, whose weights are shared; graph to file.
         cell: Kind of recurrent layer.
         connections: What stands between the layers.
         dtype: What the weights that are not int8 are stored in.
@@ -59,7 +59,7 @@ def write_int8_language_model_graphs(
         WeightsError: a tensor is missing, has a wrong shape, does not belong there or cannot be stored.
         OSError: a file cannot be written.
     """
-    weights, file = round_weights(weights, dtype), WeightsFile(INT8_WEIGHTS_FILE, shared)
+    weights, file = round_weights(weights, dtype), _weights_file(folder, beside)
     shape = read_stack_shape(weights, cell, connections)
     recurrent = Quantizer(GraphBuilder("recurrent", file, dtype))
     head = Quantizer(GraphBuilder("head", file, dtype))
@@ -78,18 +78,22 @@ def write_int8_sentence_encoder_graphs(
     *,
     pooling: Pooling,
     normalized: bool,
-    shared: WeightsFile,
+    beside: Mapping[str, str],
     cell: Cell = "lstm",
     connections: Connections = "none",
     dtype: StoredDtype = "float16",
     fold_limit: int = FOLD_LIMIT,
 ) -> Int8Graphs:
     """Writes `encoder.int8.onnx` and its weights; otherwise like `write_int8_language_model_graphs`."""
-    weights, file = round_weights(weights, dtype), WeightsFile(INT8_WEIGHTS_FILE, shared)
+    weights, file = round_weights(weights, dtype), _weights_file(folder, beside)
     shape = read_stack_shape(weights, cell, connections)
     encoder = Quantizer(GraphBuilder("encoder", file, dtype))
     model = int8_encoder_graph(encoder, weights, shape, pooling=pooling, normalized=normalized, fold_limit=fold_limit)
     return Int8Graphs(graphs=_write(folder, {"encoder": model}, file), activation_bounds=encoder.bounds)
+
+
+def _weights_file(folder: Path, beside: Mapping[str, str]) -> WeightsFile:
+    return WeightsFile(INT8_WEIGHTS_FILE, WeightsFile.read(folder, beside.values()))
 
 
 def _write(folder: Path, models: Mapping[str, onnx.ModelProto], weights: WeightsFile) -> dict[str, str]:

@@ -25,7 +25,9 @@ def check_sentence_encoder(
         with naming_case(case):
             embeddings = onnx_model.embed(tokens, lengths)
         differences.add("embeddings", case, embeddings, _reference_embeddings(model, tokens, lengths))
-    return Parity(tolerance=tolerance, worst=differences.worst, cases=len(cases), provider=PROVIDER)
+    return Parity(
+        tolerance=tolerance, worst=differences.worst, mean=differences.mean, cases=len(cases), provider=PROVIDER
+    )
 
 
 def _reference_embeddings(model: SentenceEncoder, tokens: IdArray, lengths: LengthArray) -> FloatArray:

@@ -1,7 +1,7 @@
 """Weights of a model as plain arrays, and the files that the graphs of a bundle read them from."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,18 @@ class WeightsFile:
         self._chunks: list[bytes] = []
         self._size = 0
         self._offsets: dict[bytes, int] = {}
+
+    @classmethod
+    def read(cls, folder: Path, graphs: Iterable[str]) -> "WeightsFile":
+        """Reads which tensors some graphs have in `weights.bin`, so that more graphs can share them."""
+        file, data = cls(), memoryview((folder / WEIGHTS_FILE).read_bytes())
+        for graph in graphs:
+            for tensor in onnx.load(folder / graph, load_external_data=False).graph.initializer:
+                place = {entry.key: entry.value for entry in tensor.external_data}
+                if place:
+                    offset, length = int(place["offset"]), int(place["length"])
+                    file._offsets[hashlib.sha256(data[offset : offset + length]).digest()] = offset
+        return file
 
     def add(self, name: str, array: NDArray[Any]) -> onnx.TensorProto:
         """Stores an array as it is and returns the tensor that refers to it."""

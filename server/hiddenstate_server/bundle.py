@@ -96,11 +96,12 @@ class SentenceEncoderSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     normalized: bool
 
 
-class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Parity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How near the graphs came to PyTorch before they were published (absolute difference of outputs)."""
 
     tolerance: Amount
     worst: Amount
+    mean: Amount | None = None
     cases: Size
     provider: str
 
