@@ -195,8 +195,8 @@ def sentence_encoder_weights(
 
 
 def _stack_weights(rng: np.random.Generator, shape: StackShape) -> Weights:
-    # A plain RNN of such weights would be chaotic: rounding would grow from token to token.
-    damping = 0.35 if shape.cell == "rnn" else 1.0
+    # Of such weights only an LSTM is not chaotic: in others rounding would grow from token to token.
+    damping = {"rnn": 0.35, "gru": 0.6, "lstm": 1.0}[shape.cell]
     scales = {"rnn.weight_ih": 1.0 * damping, "rnn.weight_hh": 0.7 * damping, "rnn.bias": 0.2, "rnn.highway": 0.5}
     return {
         name: _draw(rng, next(scale for start, scale in scales.items() if name.startswith(start)), *size)
