@@ -22,7 +22,7 @@ from hiddenstate_exporter.graph_builder import OPSET
 from hiddenstate_exporter.language_model_parity import check_language_model
 from hiddenstate_exporter.onnx_model import OnnxLanguageModel, OnnxSentenceEncoder
 from hiddenstate_exporter.sentence_encoder_parity import check_sentence_encoder
-from hiddenstate_exporter.vocabulary import eos_id, tokenizer_from_text, unk_id
+from hiddenstate_exporter.vocabulary import EOS, UNK, token_id, tokenizer_from_text
 from hiddenstate_exporter.weights import StoredDtype
 from hiddenstate_server.bundle import (
     SCHEMA_VERSION,
@@ -103,6 +103,11 @@ class _Vocabulary:
             raise CheckpointError(f"tokenizer has {len(words)} tokens, but config.vocab_size is {size}")
         return cls(tokenizer, words)
 
+    def ids(self, special_words: Mapping[str, str]) -> list[int]:
+        """Returns the ids of bos, eos and unk; in our own training <eos> stands between texts, and so before each."""
+        words = {"bos": EOS, "eos": EOS, "unk": UNK, **special_words}
+        return [token_id(self.tokenizer, words[role]) for role in ("bos", "eos", "unk")]
+
     @property
     def special_ids(self) -> set[int]:
         return {token_id for token_id, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
@@ -122,8 +127,8 @@ def _language_model(
     model = language_model_of(checkpoint)
     round_model(model, dtype)
     weights, config = weights_of(model), model.config
-    eos, unk = eos_id(vocabulary.tokenizer), unk_id(vocabulary.tokenizer)
-    special_ids = sorted(vocabulary.special_ids | {eos, unk})
+    bos, eos, unk = vocabulary.ids(checkpoint.special_words)
+    special_ids = sorted(vocabulary.special_ids | {bos, eos, unk})
     ranks = word_ranks(vocabulary.words, special_ids)
     graphs = write_language_model_graphs(
         folder, weights, ranks, cell=config.cell, connections=config.connections, dtype=dtype
@@ -137,6 +142,7 @@ def _language_model(
             bidirectional=False,
             connections=config.connections,
             tied_embeddings=config.tied,
+            head=config.head,
         ),
         "parameters": count_parameters(model),
         "variants": _variants(graphs, check_language_model(OnnxLanguageModel(folder, graphs), model, ranks)),
@@ -144,7 +150,7 @@ def _language_model(
             state_size=config.shape.state_size,
             output_offset=config.shape.output_offset,
             output_size=config.shape.output_size,
-            bos_token_id=eos,  # in training, texts stand one after the other with <eos> between them
+            bos_token_id=bos,
             eos_token_id=eos,
             unk_token_id=unk,
             special_token_ids=tuple(special_ids),

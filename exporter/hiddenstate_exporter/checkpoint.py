@@ -34,6 +34,7 @@ class Checkpoint:
     tokenizer: str  # text of a tokenizer.json
     training: Mapping[str, Any]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    special_words: Mapping[str, str] = field(default_factory=dict)  # bos, eos, unk, where not as in `vocabulary`
     schema_version: int = SCHEMA_VERSION
     optimizer: Mapping[str, Any] | None = None
     schedule: Mapping[str, Any] | None = None

