@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from architectures import STACKS
 from checkpoints import language_model_checkpoint, sentence_encoder_checkpoint
 from hiddenstate_exporter.checkpoint import Checkpoint, CheckpointError
 from hiddenstate_exporter.checkpoint_model import (
@@ -16,6 +17,7 @@ from hiddenstate_exporter.checkpoint_model import (
     sentence_encoder_of,
     weights_of,
 )
+from hiddenstate_exporter.stack_shape import Cell, Connections
 from hiddenstate_exporter.weights import WeightsError
 
 
@@ -90,6 +92,38 @@ def test_a_config_that_contradicts_the_tensors_is_refused_without_making_a_model
     absurd = _with_config(language_model_checkpoint(), hidden_size=2**24)
     with pytest.raises(CheckpointError, match=r"'rnn\.weight_ih_l0' has shape \[64, 8\], but the config asks for"):
         language_model_of(absurd)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cell": "gru"}, r"'rnn\.weight_hh_l0' has shape \[64, 16\], .* not that of a cell 'gru' but of LSTM"),
+        ({"connections": "highway"}, r"'rnn\.highway_l1\.weight' is missing \(the stack is: LSTM 2x16.* highway"),
+        ({"connections": "dense"}, r"'rnn\.weight_ih_l1' has shape \[64, 16\], expected \[64, 24\]"),
+        ({"num_layers": 1}, r"'rnn\.weight_ih_l1' does not belong to a model of this config"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_architecture_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        language_model_of(_with_config(language_model_checkpoint(), **fields))
+
+
+@pytest.mark.parametrize(("cell", "connections"), STACKS)
+def test_a_model_of_every_architecture_comes_back_from_its_own_state_dict(cell: Cell, connections: Connections) -> None:
+    checkpoint = language_model_checkpoint(cell=cell, connections=connections)
+    model = language_model_of(checkpoint)
+    again = language_model_of(dataclasses.replace(checkpoint, model=model.state_dict()))
+    weights = weights_of(again)
+    assert weights.keys() == checkpoint.model.keys()
+    assert all(torch.equal(torch.from_numpy(weights[name]), tensor) for name, tensor in checkpoint.model.items())
+
+
+def test_a_config_of_the_first_release_is_still_read() -> None:
+    checkpoint = language_model_checkpoint()
+    old = ("vocab_size", "embedding_size", "hidden_size", "num_layers", "cell", "tied", "dropout", "bidirectional")
+    first = dataclasses.replace(checkpoint, config={name: checkpoint.config[name] for name in old})
+    assert language_model_of(first).config == language_model_of(checkpoint).config
 
 
 def test_a_table_that_is_said_to_be_shared_must_be() -> None:

@@ -13,9 +13,11 @@ from hiddenstate_exporter import sentence_encoder_run, teacher
 from hiddenstate_exporter.checkpoint import load_checkpoint
 from hiddenstate_exporter.cli import train
 from hiddenstate_exporter.distillation import encode
+from hiddenstate_exporter.export import ExportOptions, export
 from hiddenstate_exporter.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
 from hiddenstate_exporter.sts import read_sts, spearman
 from hiddenstate_exporter.training import Outcome
+from hiddenstate_server.bundle import load_bundle
 from teachers import WordTeacher, sentences
 
 SMALL = "--embedding-size 16 --hidden-size 16 --batch-size 16 --dropout 0 --threads 1 --held-out 40 --lr 0.02"
@@ -98,6 +100,40 @@ def test_every_pooling_and_fewer_dimensions_can_be_trained(data: Path, tmp_path:
     assert (checkpoint.config["pooling"], checkpoint.config["dimension"]) == (pooling, 5)
     assert checkpoint.model["projection.weight"].shape == (5, 32)
     assert checkpoint.metrics["valid_cosine_to_teacher"] > 0.5
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        ("--cell", "gru", "--connections", "dense", "--num-layers", 2, "--unidirectional", "--bf16"),
+        ("--cell", "lstm", "--connections", "highway", "--num-layers", 3, "--forget-bias", 1),
+        ("--cell", "rnn", "--connections", "residual", "--num-layers", 2),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("word_teacher")
+def test_every_kind_of_stack_is_trained_and_exported(data: Path, tmp_path: Path, stack: tuple[object, ...]) -> None:
+    attention = ("--pooling", "attention", "--attention-heads", 2, "--attention-size", 8)
+    result = invoke(tmp_path / "run", "--data", data, "--max-epochs", 2, *stack, *attention)
+    assert result.exit_code == 0, result.output
+    path = tmp_path / "run" / "best.pt"
+    assert load_checkpoint(path).metrics["valid_cosine_to_teacher"] > 0.5
+    bundle = load_bundle(export(path, ExportOptions(to=tmp_path / "models")))
+    assert bundle.architecture.bidirectional is ("--unidirectional" not in stack)
+    assert (bundle.architecture.cell, bundle.architecture.connections) == (stack[1], stack[3])
+    assert bundle.architecture.pooling == "attention"
+
+
+@pytest.mark.usefixtures("word_teacher")
+def test_options_of_another_pooling_or_cell_are_refused(data: Path, tmp_path: Path) -> None:
+    wrong: list[tuple[tuple[object, ...], str]] = [
+        (("--attention-heads", 2), "--attention-heads is for --pooling attention, not for --pooling mean"),
+        (("--cell", "rnn", "--forget-bias", 1), "--forget-bias is for --cell lstm, not for --cell rnn"),
+    ]
+    for options, message in wrong:
+        result = invoke(tmp_path / "run", "--data", data, *options)
+        assert result.exit_code == 2
+        assert message in result.output
 
 
 def test_a_resumed_run_equals_an_unbroken_one_and_asks_the_teacher_nothing(

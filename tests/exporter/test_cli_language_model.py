@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from hiddenstate_exporter.checkpoint import load_checkpoint
 from hiddenstate_exporter.cli import train
 from hiddenstate_exporter.corpus import read_sources, split
+from hiddenstate_exporter.export import ExportOptions, export
 from hiddenstate_exporter.language_model import LanguageModel, LanguageModelConfig
 from hiddenstate_exporter.language_model_task import LanguageModelTask
 from hiddenstate_exporter.vocabulary import tokenizer_from_text
@@ -69,6 +70,43 @@ def test_the_sampled_loss_learns_the_same(book: Path, tmp_path: Path) -> None:
     result = invoke(book, tmp_path / "run", "--max-epochs 12 --lr 0.02 --sampled-softmax 6 --bf16")
     assert result.exit_code == 0, result.output
     assert load_checkpoint(tmp_path / "run" / "best.pt").metrics["perplexity"] < 2.0
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        "--cell rnn --connections residual --num-layers 2",
+        "--cell lstm --connections dense --num-layers 3 --forget-bias 2 --bf16",
+        "--cell gru --connections highway --num-layers 3 --sampled-softmax 6",
+    ],
+)
+def test_every_kind_of_stack_is_trained_resumed_and_exported(book: Path, tmp_path: Path, stack: str) -> None:
+    assert invoke(book, tmp_path / "run", f"--max-epochs 2 --lr 0.02 --schedule plateau {stack}").exit_code == 0
+    result = invoke(book, tmp_path / "run", f"--max-epochs 4 --lr 0.02 --schedule plateau {stack} --resume")
+    assert result.exit_code == 0, result.output
+    path = tmp_path / "run" / "best.pt"
+    assert load_checkpoint(path).metrics["perplexity"] < 4  # 17 before training
+    folder = export(path, ExportOptions(to=tmp_path / "models"))
+    cell, connections = stack.split()[1], stack.split()[3]
+    assert f"{cell.upper()} " in (folder / "README.md").read_text(encoding="utf-8")
+    assert f"with {connections} connections" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_run_is_not_resumed_with_another_stack(book: Path, tmp_path: Path) -> None:
+    assert invoke(book, tmp_path / "run", "--max-epochs 1 --cell gru").exit_code == 0
+    for options, reason in (
+        ("--cell lstm", "was trained with cell gru, not lstm"),
+        ("--cell gru --connections dense", "was trained with connections none, not dense"),
+    ):
+        result = invoke(book, tmp_path / "run", f"--max-epochs 2 --resume {options}")
+        assert result.exit_code == 1
+        assert reason in result.output
+
+
+def test_a_forget_bias_is_refused_for_a_cell_that_forgets_nothing(book: Path, tmp_path: Path) -> None:
+    result = invoke(book, tmp_path / "run", "--cell gru --forget-bias 2")
+    assert result.exit_code == 2
+    assert "--forget-bias is for --cell lstm, not for --cell gru" in result.output
 
 
 def test_the_test_text_is_neither_trained_on_nor_validated_on(
@@ -148,7 +186,18 @@ def test_a_diverging_run_ends_with_one_line(book: Path, tmp_path: Path) -> None:
     assert "try a lower --lr or --clip" in result.output
 
 
-@pytest.mark.parametrize("option", ["--cell gru", "--dropout 1", "--lr 0", "--max-minutes 0", "--optimizer sgd"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--cell qrnn",
+        "--connections u-net",
+        "--num-layers 9",
+        "--dropout 1",
+        "--lr 0",
+        "--max-minutes 0",
+        "--optimizer sgd",
+    ],
+)
 def test_values_out_of_range_are_refused_by_option(book: Path, tmp_path: Path, option: str) -> None:
     result = invoke(book, tmp_path / "run", option)
     assert result.exit_code == 2

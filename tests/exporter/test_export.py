@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,16 @@ def test_the_state_of_a_language_model_is_described(tmp_path: Path) -> None:
     assert spec is not None
     assert (spec.state_size, spec.output_offset, spec.output_size) == (64, 32, 16)
     assert (spec.bos_token_id, spec.eos_token_id, spec.unk_token_id, spec.special_token_ids) == (0, 0, 1, (0, 1))
+
+
+def test_every_part_of_an_architecture_is_described(tmp_path: Path) -> None:
+    model = load_bundle(_export(language_model_checkpoint(cell="gru", connections="highway"), tmp_path, name="lm"))
+    assert str(model.architecture) == "GRU 2x16, embedding 8 (tied) with highway connections"
+    assert model.language_model is not None
+    assert (model.language_model.state_size, model.language_model.output_offset) == (48, 32)
+    fields = {"cell": "rnn", "connections": "dense", "pooling": "attention", "bidirectional": False}
+    encoder = load_bundle(_export(sentence_encoder_checkpoint(**fields), tmp_path, name="encoder"))
+    assert str(encoder.architecture) == "RNN 2x10, embedding 8 with dense connections and attention pooling"
 
 
 def test_a_model_without_a_projection_is_exported(tmp_path: Path) -> None:
@@ -112,8 +123,13 @@ def test_graphs_that_differ_from_pytorch_are_not_published(tmp_path: Path, monke
         return write_language_model_graphs(folder, negated, *args, **kwargs)
 
     monkeypatch.setattr(build, "write_language_model_graphs", write_wrong)
-    with pytest.raises(ExportError, match=r"best\.pt: \w+: differs from PyTorch"):
-        _export(language_model_checkpoint(), tmp_path)
+    for check in (False, True):
+        with pytest.raises(ExportError) as refusal:
+            _export(language_model_checkpoint(), tmp_path, check=check)
+        case = r"\(batch 1, seq 1, equal lengths, random initial state\)"  # the first in which that weight counts
+        assert re.search(
+            rf"best\.pt: outputs: differs from PyTorch by 0\.\d+, allowed is 0\.0001 {case}$", str(refusal.value)
+        )
     assert not (tmp_path / "models").exists()
 
 

@@ -232,6 +232,15 @@ def test_a_run_is_not_resumed_as_another_model(tmp_path: Path, origin: dict[str,
         train(LineTask(), dataclasses.replace(ORIGIN, **origin), options)
 
 
+def test_a_run_of_an_older_release_is_resumed_though_it_lacks_new_fields(tmp_path: Path) -> None:
+    run(LineTask(), tmp_path, max_epochs=1)
+    options = TrainingOptions(run_dir=tmp_path, resume=True, max_epochs=2)
+    newer = dataclasses.replace(ORIGIN, config={"size": 2, "form": "round"}, config_defaults={"form": "round"})
+    with pytest.raises(TrainingError, match="was trained with form round, not square"):
+        train(LineTask(), dataclasses.replace(newer, config={"size": 2, "form": "square"}), options)
+    assert train(LineTask(), newer, options).ending == "max_epochs"
+
+
 def test_best_cannot_be_resumed_in_place_of_last(tmp_path: Path) -> None:
     run(LineTask(), tmp_path, max_epochs=1)
     (tmp_path / "best.pt").replace(tmp_path / "last.pt")
