@@ -3,13 +3,17 @@
 import asyncio
 import logging
 import os
+import shutil
 import signal
+import sys
+from pathlib import Path
 
 import click
 
 from hiddenstate_server.config import Address, Settings
 from hiddenstate_server.language_model import LanguageModel
 from hiddenstate_server.logs import configure_logs
+from hiddenstate_server.repository import Repository, Served
 from hiddenstate_server.server import Server
 
 DEFAULT_PORT = 50051
@@ -44,13 +48,34 @@ async def _serve(settings: Settings) -> None:
 
 def announcement(server: Server) -> tuple[str, str]:
     """Returns what is served where, and a command to try."""
-    models = " and ".join(f"{model.name} {model.version}" for model in server.repository.models())
+    models = ", ".join(f"{model.name} {model.version}" for model in server.repository.models())
     metrics = f"metrics on http://{server.metrics_address}/metrics" if server.metrics_address else "metrics off"
-    has_language_model = any(isinstance(model, LanguageModel) for model in server.repository.models())
+    options = _model_option(server.repository) + _server_option(server.address)
+    has_language_model = isinstance(_example_model(server.repository), LanguageModel)
     return (
         f"Serving {models} on {server.address}, {metrics}",
-        f"Try: hiddenstate {EXAMPLES[has_language_model]}{_server_option(server.address)}",
+        f"Try: {_program()} {EXAMPLES[has_language_model]}{options}",
     )
+
+
+def _program() -> str:
+    """Returns how the person who started the server calls the command: not every virtual environment is activated."""
+    program = Path(sys.argv[0])
+    if program.name != "hiddenstate" or shutil.which(program.name) == str(program.absolute()):
+        return "hiddenstate"
+    return os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
+
+
+def _example_model(repository: Repository) -> Served:
+    models = repository.models()
+    return next((model for model in models if isinstance(model, LanguageModel)), models[0])
+
+
+def _model_option(repository: Repository) -> str:
+    """Returns what a caller has to add where several models could answer."""
+    example = _example_model(repository)
+    rivals = [model for model in repository.models() if isinstance(model, type(example))]
+    return f" --model {example.name}" if len(rivals) > 1 else ""
 
 
 def _server_option(address: Address) -> str:

@@ -200,12 +200,10 @@ def test_a_closed_stream_says_so(stream: PredictStream) -> None:
 
 
 def test_a_stream_leaves_no_thread_behind(client: Client) -> None:
-    before = threading.active_count()
     with client.open_stream() as stream:
         stream.context().predict("I")
         reader = next(t for t in threading.enumerate() if t.name == "hiddenstate-replies")
     assert not reader.is_alive()
-    assert threading.active_count() <= before + 1  # gRPC's own
 
 
 async def test_tasks_have_contexts_too(server: RunningServer) -> None:

@@ -33,7 +33,7 @@ TEXT = "I would like to thank"
 def test_two_lines_say_what_is_served_where_and_what_to_try(models_dir: Path) -> None:
     with serve(models_dir) as server:
         serving, trying = server.announcement
-        assert serving.startswith(f"Serving tiny-encoder 1 and tiny-lm 1 on {server.address}, metrics on http://")
+        assert serving.startswith(f"Serving tiny-encoder 1, tiny-lm 1 on {server.address}, metrics on http://")
         assert trying == f'Try: hiddenstate predict "{TEXT}" --server {server.address}\n'
         command = [sys.executable, "-c", "from hiddenstate.cli import main; main()", "predict", TEXT]
         tried = subprocess.run([*command, "--server", server.address], capture_output=True, text=True, check=True)
