@@ -72,7 +72,11 @@ class EngineSettings:
     provider: Literal["auto", "cuda", "tensorrt", "cpu"] = setting(
         "auto", "Model execution", "What runs the models. auto takes CUDA where it works, else the CPU."
     )
-    variant: Literal["fp32", "fp16", "int8"] = setting("fp32", "Model execution", "Which graphs of a bundle to run.")
+    variant: Literal["auto", "fp32", "fp16", "int8"] = setting(
+        "auto",
+        "Model execution",
+        "Which graphs of a bundle to run. auto and int8 take int8 where the machine is fast at it, else fp32.",
+    )
     threads: int = setting(0, "Model execution", "Threads of one model run. 0 lets the server choose.")
     max_batch: int = setting(64, "Model execution", "Most contexts or sentences in one model run.", minimum=1)
     max_batch_tokens: int = setting(

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hiddenstate_server.bundle import LanguageModelSpec
+from hiddenstate_server.bundle import LanguageModelSpec, StateBound
 from hiddenstate_server.errors import InvalidRequestError
 from hiddenstate_server.prefix_cache import PrefixCache
-from hiddenstate_server.state_token import State, unpack_state
+from hiddenstate_server.state_token import State, check_bounds, unpack_state
 from hiddenstate_server.tokenizer import Tokenizer
 
 # Above this many characters a text is cut into tokens on another thread, so that the event loop goes on.
@@ -68,6 +68,7 @@ class ContextReader:
         spec: LanguageModelSpec,
         *,
         fingerprint: bytes,
+        state_bounds: Sequence[StateBound] = (),
         max_context_tokens: int,
         cache: PrefixCache,
         tokenized: Callable[[float], None],
@@ -76,6 +77,7 @@ class ContextReader:
         self._tokenizer = tokenizer
         self._spec = spec
         self._fingerprint = fingerprint
+        self._state_bounds = state_bounds
         self._max_context_tokens = max_context_tokens
         self._cache = cache
         self._tokenized = tokenized
@@ -91,6 +93,7 @@ class ContextReader:
         before = held.state if held else None
         if context.state:
             before = unpack_state(context.state, self._fingerprint, self._spec.state_size)
+            check_bounds(before, self._state_bounds)
         tokens = await self._tokens(context)
         if before is not None:
             return Start(tokens=tokens, before=before, known=0, state=before.values)

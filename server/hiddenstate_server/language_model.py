@@ -62,6 +62,7 @@ class LanguageModel:
             tokenizer,
             spec,
             fingerprint=self._fingerprint,
+            state_bounds=runner.state_bounds,
             max_context_tokens=settings.max_context_tokens,
             cache=cache,
             tokenized=lambda seconds: metrics.tokenized(**self._labels, seconds=seconds),

@@ -17,9 +17,11 @@ from hiddenstate_server.providers import Provider, choose_provider
 from hiddenstate_server.runner import EncoderRunner, LanguageModelRunner
 from hiddenstate_server.sentence_encoder import SentenceEncoder
 from hiddenstate_server.tokenizer import Tokenizer
+from hiddenstate_server.variant_choice import load_variant
 
 Served = LanguageModel | SentenceEncoder
 M = TypeVar("M", bound=Served)
+R = TypeVar("R", LanguageModelRunner, EncoderRunner)
 
 _log = logging.getLogger(__name__)
 
@@ -118,9 +120,6 @@ class _Loader:
         bundle = load_bundle(folder)
         if (bundle.name, bundle.version) != (folder.parent.name, folder.name):
             raise BundleError(f"{folder}: bundle.json names {bundle.name}/{bundle.version}; name the folder the same")
-        variant = self._settings.variant
-        if variant not in bundle.variants:
-            raise ConfigError(f"--variant {variant}: {folder} has only {', '.join(bundle.variants)}")
         tokenizer = Tokenizer.from_file(folder / TOKENIZER_FILE)
         if tokenizer.vocab_size != bundle.vocab_size:
             raise BundleError(
@@ -139,12 +138,11 @@ class _Loader:
 
     def _serve(self, bundle: Bundle, folder: Path, tokenizer: Tokenizer, provider: Provider) -> Served:
         settings, metrics, loop = self._settings, self._metrics, self._loop
-        variant, threads = settings.variant, settings.threads
         if bundle.kind == "language_model":
             return LanguageModel(
                 bundle,
                 tokenizer,
-                LanguageModelRunner(bundle, folder, variant=variant, provider=provider, threads=threads),
+                self._load_runner(LanguageModelRunner, bundle, folder, provider),
                 provider=provider.name,
                 settings=settings,
                 cache=self.cache,
@@ -154,16 +152,29 @@ class _Loader:
         return SentenceEncoder(
             bundle,
             tokenizer,
-            EncoderRunner(bundle, folder, variant=variant, provider=provider, threads=threads),
+            self._load_runner(EncoderRunner, bundle, folder, provider),
             provider=provider.name,
             settings=settings,
             metrics=metrics,
             loop=loop,
         )
 
+    def _load_runner(self, kind: type[R], bundle: Bundle, folder: Path, provider: Provider) -> R:
+        threads, wanted = self._settings.threads, self._settings.variant
+        choice = load_variant(
+            wanted,
+            bundle,
+            provider,
+            lambda variant: kind(bundle, folder, variant=variant, provider=provider, threads=threads),
+        )
+        level = logging.WARNING if wanted == "int8" and choice.variant != "int8" else logging.INFO
+        _log.log(level, "running %s %s in %s: %s", bundle.name, bundle.version, choice.variant, choice.reason)
+        return choice.runner
+
     def _choose_provider(self, bundle: Bundle, folder: Path) -> Provider:
         if self._provider is None:
-            probe = next(iter(bundle.variants[self._settings.variant].graphs.values()))
+            variant = bundle.variants.get("fp32") or next(iter(bundle.variants.values()))
+            probe = next(iter(variant.graphs.values()))
             self._provider = choose_provider(self._settings.provider, folder / probe)
             _log.info("running models on %s: %s", self._provider.name, self._provider.reason)
         return self._provider

@@ -1,18 +1,20 @@
 """Runs the graphs of a bundle: arrays in, arrays out. One runner belongs to one runner thread."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hiddenstate_server.bundle import Bundle, LanguageModelSpec, SentenceEncoderSpec, VariantName
+from hiddenstate_server.bundle import Bundle, LanguageModelSpec, SentenceEncoderSpec, StateBound, VariantName
 from hiddenstate_server.errors import BundleError
 from hiddenstate_server.providers import Provider, make_session
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
+
+_USUAL_LENGTH = 20  # tokens of a sentence
 
 
 class HeadOutput(NamedTuple):
@@ -34,10 +36,12 @@ class LanguageModelRunner:
         """
         assert bundle.language_model is not None  # load_bundle has checked
         self.spec: LanguageModelSpec = bundle.language_model
+        self.state_bounds: Sequence[StateBound] = bundle.variants[variant].state_bounds
+        self._vocab_size = bundle.vocab_size
         graphs = bundle.variants[variant].graphs
         self._recurrent = make_session(folder / graphs["recurrent"], provider, threads)
         self._head = make_session(folder / graphs["head"], provider, threads)
-        _check_run(folder, lambda: self._warm_up(bundle.vocab_size))
+        _check_run(folder, self._warm_up)
 
     def recur(self, tokens: Ids, state: Floats) -> tuple[Floats, Floats]:
         """Consumes tokens [batch, seq] from states [batch, state_size].
@@ -69,13 +73,21 @@ class LanguageModelRunner:
         }
         return HeadOutput(*self._head.run(["top_log_probs", "top_ids", "target_log_probs"], feed))
 
-    def _warm_up(self, vocab_size: int) -> None:
+    def trial(self, batch_size: int) -> Sequence[Floats]:
+        """Takes contexts one token further and asks for the next words: the step that most requests consist of."""
+        tokens = _draw_tokens(self._vocab_size, batch_size, 1)
+        state = np.zeros((batch_size, self.spec.state_size), dtype=np.float32)
+        outputs, next_state = self.recur(tokens, state)
+        head = self.head(outputs[:, -1], k=min(5, self._vocab_size), targets=tokens[:, 0], ranks=None)
+        return outputs, next_state, head.target_log_probs
+
+    def _warm_up(self) -> None:
         tokens = np.zeros((2, 3), dtype=np.int64)
         outputs, next_state = self.recur(tokens, np.zeros((2, self.spec.state_size), dtype=np.float32))
         _check_shape("outputs", outputs, (2, 3, self.spec.output_size))
         _check_shape("next_state", next_state, (2, self.spec.state_size))
-        k = min(3, vocab_size)
-        for ranks in (None, np.array([[0, 1], [0, vocab_size]], dtype=np.int64)):
+        k = min(3, self._vocab_size)
+        for ranks in (None, np.array([[0, 1], [0, self._vocab_size]], dtype=np.int64)):
             output = self.head(outputs[:, -1], k=k, targets=np.zeros(2, dtype=np.int64), ranks=ranks)
             _check_shape("top_log_probs", output.top_log_probs, (2, k))
             _check_shape("top_ids", output.top_ids, (2, k))
@@ -93,6 +105,7 @@ class EncoderRunner:
         """
         assert bundle.sentence_encoder is not None  # load_bundle has checked
         self.spec: SentenceEncoderSpec = bundle.sentence_encoder
+        self._vocab_size = bundle.vocab_size
         self._encoder = make_session(folder / bundle.variants[variant].graphs["encoder"], provider, threads)
         _check_run(folder, self._warm_up)
 
@@ -101,9 +114,19 @@ class EncoderRunner:
         embeddings: Floats = self._encoder.run(["embeddings"], {"tokens": tokens, "lengths": lengths})[0]
         return embeddings
 
+    def trial(self, batch_size: int) -> Sequence[Floats]:
+        """Encodes sentences of a usual length."""
+        tokens = _draw_tokens(self._vocab_size, batch_size, min(_USUAL_LENGTH, self.spec.max_seq_length))
+        return (self.encode(tokens, np.full(batch_size, tokens.shape[1], dtype=np.int32)),)
+
     def _warm_up(self) -> None:
         embeddings = self.encode(np.zeros((2, 3), dtype=np.int64), np.array([3, 1], dtype=np.int32))
         _check_shape("embeddings", embeddings, (2, self.spec.dimension))
+
+
+def _draw_tokens(vocab_size: int, batch_size: int, seq_len: int) -> Ids:
+    """Draws tokens [batch, seq], always the same."""
+    return np.random.default_rng(0).integers(vocab_size, size=(batch_size, seq_len))
 
 
 def _check_run(folder: Path, run: Callable[[], None]) -> None:

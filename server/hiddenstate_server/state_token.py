@@ -8,15 +8,18 @@ All little-endian; the checksum is 16 bytes of BLAKE2b over everything before it
 import dataclasses
 import hashlib
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hiddenstate_server.bundle import StateBound
 from hiddenstate_server.errors import InvalidRequestError
 
 _MAGIC = b"HSS1"
 _HEADER = struct.Struct("<4s16sQ")
 _CHECKSUM_BYTES = 16
+_ROUNDING = 1e-5  # relative
 _MAX_TOKENS = 2**31  # far beyond any text, and below what usage.tokens_reused can tell
 
 
@@ -61,6 +64,21 @@ def unpack_state(token: bytes, fingerprint: bytes, state_size: int) -> State:
     if len(values) != state_size or not np.isfinite(values).all() or num_tokens > _MAX_TOKENS:
         raise InvalidRequestError("state: does not hold a state of this model; send the text of the context instead")
     return State(values, num_tokens)
+
+
+def check_bounds(state: State, bounds: Sequence[StateBound]) -> None:
+    """Checks that a state is one that the model can have made; an int8 product would cut off what is beyond.
+
+    Raises:
+        InvalidRequestError: a value is outside its bound by more than float32 rounding.
+    """
+    for part in bounds:
+        largest = float(np.abs(state.values[part.offset : part.offset + part.size]).max())
+        if largest > part.bound * (1 + _ROUNDING):
+            raise InvalidRequestError(
+                f"state: holds {largest:.4g} where this model keeps to {part.bound:g}, so the model did not make it; "
+                "send a state that a response returned, or the text of the context instead"
+            )
 
 
 def _checksum(body: bytes) -> bytes:

@@ -1,0 +1,111 @@
+"""Chooses which graphs of a bundle to run: int8 where this machine runs them faster than float32, and as they were
+published.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hiddenstate_server.bundle import Bundle, VariantName
+from hiddenstate_server.errors import ConfigError
+from hiddenstate_server.providers import CPU, Provider
+
+Wanted = Literal["auto", "fp32", "fp16", "int8"]
+
+# What a machine must gain for int8 to be worth its rounding, over both batch sizes on average.
+_LEAST_GAIN = 1.1
+_BATCH_SIZES = (1, 16)
+_RUNS = 7  # the fastest counts: a busy machine only ever adds to a run
+_CPU_INFO = Path("/proc/cpuinfo")
+_FLAGS = {"flags": ("avx512_vnni", "avx_vnni"), "Features": ("asimddp",)}  # x86, ARM: a word of products at once
+
+
+class Runner(Protocol):
+    """Runs the graphs of one variant."""
+
+    def trial(self, batch_size: int) -> Sequence[NDArray[np.float32]]:
+        """Runs a typical batch, always the same one, and returns what came out."""
+
+
+R = TypeVar("R", bound=Runner)
+
+
+class Choice(NamedTuple, Generic[R]):
+    """A variant that was loaded, and why it was taken."""
+
+    runner: R
+    variant: VariantName
+    reason: str
+
+
+def load_variant(wanted: Wanted, bundle: Bundle, provider: Provider, load: Callable[[VariantName], R]) -> Choice[R]:
+    """Loads the graphs that are wanted; instead of int8 those in float32 where int8 is not fast.
+
+    Raises:
+        ConfigError: the bundle lacks the wanted variant.
+        BundleError: its graphs cannot be loaded.
+    """
+    if wanted != "auto" and wanted not in bundle.variants:
+        raise ConfigError(f"--variant {wanted}: {bundle.name} {bundle.version} has only {', '.join(bundle.variants)}")
+    if wanted in ("fp32", "fp16") or "fp32" not in bundle.variants:
+        name = next(iter(bundle.variants)) if wanted == "auto" else wanted
+        return Choice(load(name), name, "as asked" if wanted != "auto" else "the bundle has no float32 graphs")
+    if problem := _problem(bundle, provider):
+        return Choice(load("fp32"), "fp32", problem)
+    return _faster(bundle, load("fp32"), load("int8"))
+
+
+def _problem(bundle: Bundle, provider: Provider) -> str | None:
+    """Says why int8 need not even be tried, or None."""
+    if "int8" not in bundle.variants:
+        return "the bundle has no int8 graphs"
+    if provider.name != CPU:
+        return f"{provider.name} has no int8 products of this kind"
+    # Without these instructions x86 multiplies bytes in 16 bits that overflow, or slowly.
+    return "this CPU has no instructions for int8 products" if _lacks_instructions() else None
+
+
+def _lacks_instructions() -> bool:
+    """Reads what Linux says of the CPU; elsewhere only the measurement tells."""
+    try:
+        lines = _CPU_INFO.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        key, _, value = line.partition(":")
+        if wanted := _FLAGS.get(key.strip()):
+            return not set(wanted) & set(value.split())
+    return False
+
+
+def _faster(bundle: Bundle, fp32: R, int8: R) -> Choice[R]:
+    allowed = sum(bundle.variants[name].parity.tolerance for name in ("fp32", "int8"))
+    difference = max(_difference(fp32, int8, batch_size) for batch_size in _BATCH_SIZES)
+    if not difference <= allowed:  # NaN must not pass
+        return Choice(fp32, "fp32", f"int8 graphs differ from it by {difference:.2g} here, {allowed:.2g} is allowed")
+    gains = [_gain(fp32, int8, batch_size) for batch_size in _BATCH_SIZES]
+    measured = " and ".join(f"{gain:.1f} in batches of {size}" for gain, size in zip(gains, _BATCH_SIZES, strict=True))
+    if np.prod(gains) < _LEAST_GAIN ** len(gains):
+        return Choice(fp32, "fp32", f"int8 is not faster here: {measured} times as fast")
+    return Choice(int8, "int8", f"{measured} times as fast as fp32 here")
+
+
+def _difference(fp32: Runner, int8: Runner, batch_size: int) -> float:
+    pairs = zip(fp32.trial(batch_size), int8.trial(batch_size), strict=True)
+    return max(float(np.abs(one - other).max()) for one, other in pairs)
+
+
+def _gain(fp32: Runner, int8: Runner, batch_size: int) -> float:
+    """Returns how many times as fast int8 is; both run by turns, so that what slows the machine slows both."""
+    turns = [(_seconds(fp32, batch_size), _seconds(int8, batch_size)) for _ in range(_RUNS)]
+    return min(one for one, _ in turns) / min(other for _, other in turns)
+
+
+def _seconds(runner: Runner, batch_size: int) -> float:
+    started_at = time.perf_counter()
+    runner.trial(batch_size)
+    return time.perf_counter() - started_at

@@ -1,0 +1,250 @@
+"""Which graphs of a bundle are run: int8 only where it is faster and alike."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bundles import language_model_bundle
+from hiddenstate_server import variant_choice
+from hiddenstate_server.bundle import Bundle, VariantName, load_bundle
+from hiddenstate_server.config import EngineSettings
+from hiddenstate_server.context import Context
+from hiddenstate_server.errors import ConfigError, InvalidRequestError
+from hiddenstate_server.metrics import Metrics
+from hiddenstate_server.providers import CPU, Provider
+from hiddenstate_server.repository import Repository
+from hiddenstate_server.state_token import State, pack_state, unpack_state
+from hiddenstate_server.variant_choice import Choice, Wanted, load_variant
+from int8_bundles import int8_language_model_bundle, int8_sentence_encoder_bundle
+
+HERE = Provider(name=CPU, reason="as asked")
+X86 = "processor : 0\nflags : fpu avx2 avx512f {}\n"
+ARM = "processor : 0\nFeatures : fp asimd {}\n"
+
+
+class FakeClock:
+    """A clock that only runners move on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class FakeRunner:
+    """Takes the seconds that it is told to, by batch size."""
+
+    def __init__(self, clock: FakeClock, seconds: dict[int, float], value: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._value = value
+
+    def trial(self, batch_size: int) -> Sequence[NDArray[np.float32]]:
+        self._clock.now += self._seconds[batch_size]
+        return (np.full(batch_size, self._value, np.float32),)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return load_bundle(int8_language_model_bundle(tmp_path_factory.mktemp("models")))
+
+
+@pytest.fixture(autouse=True)
+def cpu_info(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Another CPU than this one, which has what int8 needs."""
+    path = tmp_path / "cpuinfo"
+    path.write_text(X86.format("avx512_vnni"))
+    monkeypatch.setattr(variant_choice, "_CPU_INFO", path)
+    return path
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    clock = FakeClock()
+    monkeypatch.setattr(variant_choice, "time", clock)
+    return clock
+
+
+def choose(
+    bundle: Bundle,
+    clock: FakeClock,
+    *,
+    wanted: Wanted = "auto",
+    int8: tuple[float, float] = (1.0, 4.0),
+    differs_by: float = 0.0,
+    provider: Provider = HERE,
+) -> Choice[FakeRunner]:
+    """Chooses between fp32, which takes 2 s and 16 s for 1 and 16 contexts, and int8."""
+    seconds = {"fp32": {1: 2.0, 16: 16.0}, "int8": dict(zip((1, 16), int8, strict=True))}
+
+    def load(variant: VariantName) -> FakeRunner:
+        return FakeRunner(clock, seconds[variant], differs_by if variant == "int8" else 0.0)
+
+    return load_variant(wanted, bundle, provider, load)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "int8"])
+def test_int8_is_taken_where_it_is_faster(bundle: Bundle, clock: FakeClock, wanted: Wanted) -> None:
+    _, variant, reason = choose(bundle, clock, wanted=wanted)
+    assert variant == "int8"
+    assert reason == "2.0 in batches of 1 and 4.0 in batches of 16 times as fast as fp32 here"
+
+
+@pytest.mark.parametrize("wanted", ["auto", "int8"])
+@pytest.mark.parametrize("int8", [(2.0, 16.0), (8.0, 8.0), (1.95, 15.5)])
+def test_fp32_is_taken_where_int8_gains_too_little(
+    bundle: Bundle, clock: FakeClock, wanted: Wanted, int8: tuple[float, float]
+) -> None:
+    _, variant, reason = choose(bundle, clock, wanted=wanted, int8=int8)
+    assert variant == "fp32"
+    assert reason.startswith("int8 is not faster here: ")
+
+
+def test_a_loss_alone_is_weighed_against_a_gain_in_batches(bundle: Bundle, clock: FakeClock) -> None:
+    assert choose(bundle, clock, int8=(3.0, 4.0)).variant == "int8"
+    assert choose(bundle, clock, int8=(6.0, 8.0)).variant == "fp32"
+
+
+@pytest.mark.parametrize("differs_by", [1.01, float("nan")])
+def test_int8_that_answers_otherwise_than_published_is_not_taken(
+    bundle: Bundle, clock: FakeClock, differs_by: float
+) -> None:
+    _, variant, reason = choose(bundle, clock, differs_by=differs_by)
+    assert variant == "fp32"
+    assert "differ from it by" in reason
+
+
+def test_a_difference_that_was_published_is_accepted(bundle: Bundle, clock: FakeClock) -> None:
+    assert choose(bundle, clock, differs_by=0.99).variant == "int8"
+
+
+def test_a_gpu_runs_float32(bundle: Bundle, clock: FakeClock) -> None:
+    provider = Provider(name="CUDAExecutionProvider", reason="it is installed and works")
+    _, variant, reason = choose(bundle, clock, provider=provider)
+    assert (variant, reason) == ("fp32", "CUDAExecutionProvider has no int8 products of this kind")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (X86.format("avx512_vnni"), "int8"),
+        (X86.format("avx_vnni"), "int8"),
+        (X86.format("avx512bw"), "fp32"),
+        (ARM.format("asimddp"), "int8"),
+        (ARM.format("crc32"), "fp32"),
+        ("", "int8"),
+    ],
+)
+def test_a_cpu_without_int8_instructions_runs_float32(
+    bundle: Bundle, clock: FakeClock, cpu_info: Path, text: str, expected: str
+) -> None:
+    cpu_info.write_text(text)
+    _, variant, reason = choose(bundle, clock)
+    assert variant == expected
+    assert (reason == "this CPU has no instructions for int8 products") == (expected == "fp32")
+
+
+def test_where_nothing_is_known_of_the_cpu_the_measurement_decides(
+    bundle: Bundle, clock: FakeClock, cpu_info: Path
+) -> None:
+    cpu_info.unlink()
+    assert choose(bundle, clock).variant == "int8"
+
+
+def test_fp32_is_taken_unmeasured_when_asked_for(bundle: Bundle, clock: FakeClock) -> None:
+    assert choose(bundle, clock, wanted="fp32")[1:] == ("fp32", "as asked")
+    assert clock.now == 0.0
+
+
+def test_a_bundle_without_int8_runs_float32_and_is_refused_when_int8_is_asked_for(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    bundle = load_bundle(language_model_bundle(tmp_path))
+    assert choose(bundle, clock)[1:] == ("fp32", "the bundle has no int8 graphs")
+    with pytest.raises(ConfigError, match="--variant int8: tiny-lm 1 has only fp32"):
+        choose(bundle, clock, wanted="int8")
+
+
+def test_a_bundle_with_nothing_but_int8_runs_it(bundle: Bundle, clock: FakeClock) -> None:
+    only = msgspec.structs.replace(bundle, variants={"int8": bundle.variants["int8"]})
+    assert choose(only, clock)[1:] == ("int8", "the bundle has no float32 graphs")
+
+
+class TestServed:
+    """With real graphs. Tiny models gain nothing from int8, so the gain that is asked for is less than none."""
+
+    @pytest.fixture(autouse=True)
+    def easy_gain(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(variant_choice, "_LEAST_GAIN", 0.0)
+
+    @pytest.fixture
+    async def repository(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Repository]:
+        int8_language_model_bundle(tmp_path / "models")
+        int8_sentence_encoder_bundle(tmp_path / "models")
+        with caplog.at_level(logging.INFO):
+            repository = load(tmp_path / "models")
+        yield repository
+        repository.close()
+
+    async def test_the_log_says_which_graphs_run_and_why(
+        self, repository: Repository, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        lines = [line for record in caplog.get_records("setup") if " in int8: " in (line := record.getMessage())]
+        assert [line.split(" in int8")[0] for line in lines] == ["running tiny-encoder 1", "running tiny-lm 1"]
+        assert all("times as fast as fp32" in line for line in lines)
+
+    async def test_int8_predicts_nearly_what_float32_does(self, repository: Repository, tmp_path: Path) -> None:
+        reference = load(tmp_path / "models", variant="fp32")
+        context = Context(text="I would like to thank")
+        int8 = await repository.language_model().predict(context, top_k=40)
+        fp32 = await reference.language_model().predict(context, top_k=40)
+        expected = {candidate.token_id: candidate.log_prob for candidate in fp32.candidates}
+        differences = [abs(expected[one.token_id] - one.log_prob) for one in int8.candidates[:20]]
+        assert 0 < max(differences) < 0.5
+        reference.close()
+
+    async def test_a_state_that_no_graph_can_have_made_is_refused(self, repository: Repository) -> None:
+        model = repository.language_model()
+        made = (await model.predict(Context(text="I would like"), return_state=True)).state
+        await model.predict(Context(text="to", state=made))  # its own is not
+        fingerprint = model.bundle.fingerprint
+        spec = model.bundle.language_model
+        assert spec is not None
+        state = unpack_state(made, fingerprint, spec.state_size)
+        state.values[spec.output_offset] = -1.5
+        with pytest.raises(InvalidRequestError, match=r"state: holds 1\.5 where this model keeps to 1"):
+            await model.predict(Context(text="to", state=pack_state(state, fingerprint)))
+
+    async def test_a_cell_state_may_be_any_size(self, repository: Repository) -> None:
+        model = repository.language_model()
+        spec = model.bundle.language_model
+        assert spec is not None
+        values = np.zeros(spec.state_size, np.float32)
+        values[16:32] = 50.0  # c of the first layer
+        token = pack_state(State(values, 1), model.bundle.fingerprint)
+        assert (await model.predict(Context(text="to", state=token))).candidates
+
+    @pytest.fixture
+    def slow_int8(self, cpu_info: Path) -> None:
+        cpu_info.write_text(X86.format("avx512bw"))
+
+    @pytest.mark.usefixtures("slow_int8")
+    async def test_asking_for_int8_where_it_is_slow_warns_and_runs_float32(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        int8_language_model_bundle(tmp_path / "models")
+        load(tmp_path / "models", variant="int8").close()
+        (line,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert line.getMessage() == "running tiny-lm 1 in fp32: this CPU has no instructions for int8 products"
+
+
+def load(folder: Path, **settings: object) -> Repository:
+    engine = EngineSettings(**settings)  # type: ignore[arg-type]
+    return Repository.load(folder, settings=engine, metrics=Metrics(), loop=asyncio.get_running_loop())
