@@ -171,7 +171,7 @@ def load_bundle(folder: Path) -> Bundle:
         bundle = msgspec.json.decode(path.read_bytes(), type=Bundle)
     except FileNotFoundError:
         raise BundleError(f"{path}: no such file; a model bundle needs one") from None
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path}: {error}") from None
     _check_fields(bundle, path)
     for name, checksum in bundle.files.items():

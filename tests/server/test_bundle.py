@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hiddenstate_server.bundle import load_bundle, write_bundle
@@ -84,6 +84,7 @@ def test_a_bundle_that_contradicts_itself_is_refused(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
+@example(b'{"schema_version": 1, "name": "\xff"}')
 def test_arbitrary_bytes_are_no_bundle(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "bundle.json").write_bytes(data)
     with pytest.raises(BundleError, match=r"bundle\.json: "):
