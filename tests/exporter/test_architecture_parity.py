@@ -74,6 +74,11 @@ def test_one_layer_whose_whole_state_is_its_output_equals_pytorch(tmp_path: Path
     assert _check(tmp_path, *_write(tmp_path, cell, "dense", num_layers=1)).worst > 0
 
 
+@pytest.mark.parametrize(("cell", "connections"), [("lstm", "dense"), ("rnn", "residual"), ("gru", "highway")])
+def test_eight_layers_equal_pytorch(tmp_path: Path, cell: Cell, connections: Connections) -> None:
+    assert _check(tmp_path, *_write(tmp_path, cell, connections, num_layers=8)).worst > 0
+
+
 @pytest.mark.parametrize(("cell", "connections"), STACKS)
 def test_a_bidirectional_encoder_equals_pytorch(tmp_path: Path, cell: Cell, connections: Connections) -> None:
     result = _check_encoder(tmp_path, cell=cell, connections=connections)

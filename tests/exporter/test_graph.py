@@ -1,16 +1,18 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
+from architectures import STACKS
 from bundles import SPECIALS, WORDS, Weights, language_model_bundle, language_model_weights, sentence_encoder_bundle
 from hiddenstate_exporter.graph import write_language_model_graphs, write_sentence_encoder_graphs
 from hiddenstate_exporter.pooling_graph import Pooling
-from hiddenstate_exporter.stack_shape import StackShape
+from hiddenstate_exporter.stack_shape import Cell, Connections, StackShape
 from hiddenstate_exporter.weights import WEIGHTS_FILE, StoredDtype, WeightsError
 from hiddenstate_server.bundle import load_bundle
 
@@ -62,6 +64,23 @@ def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
         write_language_model_graphs(tmp_path / name, _weights(), RANKS)
     for file in ("recurrent.onnx", "head.onnx", WEIGHTS_FILE):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize("pooling", ["last", "attention"])
+@pytest.mark.parametrize(("cell", "connections"), STACKS)
+def test_graphs_of_every_stack_are_the_same_every_time_and_have_no_loops(
+    tmp_path: Path, cell: Cell, connections: Connections, pooling: Pooling
+) -> None:
+    stack: dict[str, Any] = {"cell": cell, "connections": connections, "num_layers": 3}
+    for name in ("a", "b"):
+        language_model_bundle(tmp_path / name, **stack)
+        sentence_encoder_bundle(tmp_path / name, **stack, pooling=pooling)
+    for path in (tmp_path / "a").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+    for path in [*(tmp_path / "a").rglob("recurrent.onnx"), *(tmp_path / "a").rglob("encoder.onnx")]:
+        nodes = onnx.load(path, load_external_data=False).graph.node
+        assert not {node.op_type for node in nodes} & {"If", "Loop", "Scan", "SequenceMap"}
+        assert {node.domain for node in nodes} == {""}
 
 
 def test_a_tied_embedding_is_stored_once_for_both_graphs(tmp_path: Path) -> None:
