@@ -13,6 +13,7 @@ from bundles import (
     sentence_encoder_bundle,
     sentence_encoder_weights,
 )
+from hiddenstate_exporter.int8_embedding import FOLD_LIMIT
 from hiddenstate_exporter.int8_graph import (
     Int8Graphs,
     write_int8_language_model_graphs,
@@ -27,7 +28,7 @@ VOCAB_SIZE = len(SPECIALS) + len(WORDS)
 TOLERANCE = 1.0
 
 
-def int8_language_model_bundle(folder: Path, **fields: Any) -> Path:
+def int8_language_model_bundle(folder: Path, *, fold_limit: int = FOLD_LIMIT, **fields: Any) -> Path:
     """Writes a language model to `folder/tiny-lm/1`; see `language_model_bundle`."""
     path = language_model_bundle(folder, **fields)
     shape = _shape(path, bidirectional=False)
@@ -35,12 +36,20 @@ def int8_language_model_bundle(folder: Path, **fields: Any) -> Path:
     ranks = word_ranks([*SPECIALS, *WORDS], range(len(SPECIALS)))
     graphs = load_bundle(path).variants["fp32"].graphs
     written = write_int8_language_model_graphs(
-        path, weights, ranks, beside=graphs, cell=shape.cell, connections=shape.connections
+        path,
+        weights,
+        ranks,
+        beside=graphs,
+        cell=shape.cell,
+        connections=shape.connections,
+        fold_limit=fold_limit,
     )
     return _add(path, written)
 
 
-def int8_sentence_encoder_bundle(folder: Path, *, pooling: Pooling = "mean", **fields: Any) -> Path:
+def int8_sentence_encoder_bundle(
+    folder: Path, *, pooling: Pooling = "mean", fold_limit: int = FOLD_LIMIT, **fields: Any
+) -> Path:
     """Writes a sentence encoder to `folder/tiny-encoder/1`; see `sentence_encoder_bundle`."""
     path = sentence_encoder_bundle(folder, pooling=pooling, **fields)
     bundle, shape = load_bundle(path), _shape(path, bidirectional=True)
@@ -54,6 +63,7 @@ def int8_sentence_encoder_bundle(folder: Path, *, pooling: Pooling = "mean", **f
         normalized=bundle.sentence_encoder.normalized,
         cell=shape.cell,
         connections=shape.connections,
+        fold_limit=fold_limit,
     )
     return _add(path, written)
 

@@ -26,13 +26,15 @@ def int8_encoder_graph(
     stack = Int8Stack(quantizer, weights, shape, fold_limit=fold_limit)
     zeros = [_zeros(builder, shape.hidden_size)] * len(shape.state_parts)
     made = stack.build([zeros] * shape.num_layers, collected=1)
-    pooled, width = _pool(quantizer, weights, shape, made, pooling)
-    matrix = tensor(weights, "projection.weight", (None, width))
-    bias = tensor(weights, "projection.bias", (len(matrix),))
-    # Each kind of pooling picks or averages: what it gives keeps within the bound of what it reads.
-    embeddings = quantizer.product("projection", matrix, quantizer.quantize(pooled, made.bound), bias)
+    embeddings, dimension = _pool(quantizer, weights, shape, made, pooling)
+    if "projection.weight" in weights:
+        matrix = tensor(weights, "projection.weight", (None, dimension))
+        dimension = len(matrix)
+        # Each kind of pooling picks or averages: what it gives keeps within the bound of what it reads.
+        rows = quantizer.quantize(embeddings, made.bound)
+        embeddings = quantizer.product("projection", matrix, rows, tensor(weights, "projection.bias", (dimension,)))
     builder.name_output(normalize(builder, embeddings) if normalized else embeddings, "embeddings")
-    return encoder_model(builder, len(matrix))
+    return encoder_model(builder, dimension)
 
 
 def _pool(
