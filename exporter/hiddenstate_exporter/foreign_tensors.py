@@ -27,7 +27,7 @@ class ForeignTensors:
     def take(self, name: str, shape: tuple[int | None, ...]) -> Tensor:
         """Returns a tensor in float32; None in its shape stands for any size."""
         if name not in self._tensors:
-            raise DescriptionError(f"tensor {name!r} is missing; there are: {self._some()}")
+            raise DescriptionError(f"tensor {name!r} is missing; there are: {_some(list(self._tensors))}")
         self._taken.add(name)
         tensor = self._tensors[name]
         if len(tensor.shape) != len(shape) or any(
@@ -75,9 +75,8 @@ class ForeignTensors:
         left = [name for name in self._tensors if name not in self._taken]
         if left:
             raise DescriptionError(
-                f"tensor {left[0]!r} is not part of the model described"
-                + (f", nor are {len(left) - 1} more" if len(left) > 1 else "")
-                + '; name what it belongs to, or list it under "ignore"'
+                f"tensor {left[0]!r} is not part of the model described ({len(left)} left over: {_some(left)}); "
+                'say what it belongs to, or list it under "ignore"'
             )
 
     def _stack_shape(self, module: str, cell: Cell) -> StackShape:
@@ -95,9 +94,6 @@ class ForeignTensors:
             num_layers=1 + max(int(match[1]) for match in found),
             bidirectional=any(match[2] for match in found),
         )
-
-    def _some(self) -> str:
-        return ", ".join(list(self._tensors)[:8]) + (", ..." if len(self._tensors) > 8 else "")
 
 
 def _renamed(tensors: Mapping[str, Tensor], rename: Mapping[str, str]) -> dict[str, Tensor]:
@@ -131,3 +127,7 @@ def _check_gates(module: str, rows: int, hidden_size: int, cell: Cell) -> None:
         f"cell: is \"{cell}\", but tensor '{module}.weight_hh_l0' of shape [{rows}, {hidden_size}] is "
         + (f"that of a cell {others[0]}" if others else "that of no known cell")
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
