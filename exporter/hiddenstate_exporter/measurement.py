@@ -15,7 +15,10 @@ from hiddenstate_exporter.distillation import encode
 from hiddenstate_exporter.evaluation import Track, encode_sentences, score_language_model
 from hiddenstate_exporter.language_model_task import score
 from hiddenstate_exporter.onnx_model import IdArray, OnnxLanguageModel, OnnxSentenceEncoder
-from hiddenstate_exporter.sts import read_sts, spearman
+from hiddenstate_exporter.source import Model
+from hiddenstate_exporter.sts import Encode, read_sts, spearman
+from hiddenstate_exporter.transformer_folder import TransformerFolder
+from hiddenstate_exporter.transformer_parity import encode_texts, load_rounded
 from hiddenstate_exporter.vocabulary import encode_stream, load_tokenizer
 from hiddenstate_server.bundle import TOKENIZER_FILE, Bundle
 
@@ -54,7 +57,7 @@ class Measured:
 
 
 def measure(
-    folder: Path, bundle: Bundle, data: Data, *, checkpoint: Checkpoint | None = None, track: Track = iter
+    folder: Path, bundle: Bundle, data: Data, *, checkpoint: Model | None = None, track: Track = iter
 ) -> Measured:
     """Measures the bundle in `folder`, and the checkpoint with its weights unrounded.
 
@@ -65,8 +68,9 @@ def measure(
     """
     if checkpoint is not None and checkpoint.kind != bundle.kind:
         raise MeasurementError(f"the checkpoint is a {checkpoint.kind}, the bundle a {bundle.kind}")
-    of_kind = _language_model if bundle.kind == "language_model" else _sentence_encoder
-    return of_kind(folder, bundle, data, checkpoint, track)
+    if isinstance(checkpoint, TransformerFolder) or bundle.kind == "sentence_encoder":
+        return _sentence_encoder(folder, bundle, data, checkpoint, track)
+    return _language_model(folder, bundle, data, checkpoint, track)
 
 
 def check_nothing_lost(measured: Measured) -> None:
@@ -99,9 +103,7 @@ def _language_model(folder: Path, bundle: Bundle, data: Data, checkpoint: Checkp
     )
 
 
-def _sentence_encoder(
-    folder: Path, bundle: Bundle, data: Data, checkpoint: Checkpoint | None, track: Track
-) -> Measured:
+def _sentence_encoder(folder: Path, bundle: Bundle, data: Data, checkpoint: Model | None, track: Track) -> Measured:
     spec = bundle.sentence_encoder
     assert spec is not None  # load_bundle has checked it
     if data.sts is None:
@@ -114,8 +116,15 @@ def _sentence_encoder(
     )
     if checkpoint is None:
         return Measured({SPEARMAN: onnx}, {})
-    model = sentence_encoder_of(checkpoint)
-    return Measured({SPEARMAN: onnx}, {SPEARMAN: spearman(lambda texts: encode(model, tokenizer, texts), pairs)})
+    return Measured({SPEARMAN: onnx}, {SPEARMAN: spearman(_torch_encode(checkpoint, tokenizer), pairs)})
+
+
+def _torch_encode(model: Model, tokenizer: Tokenizer) -> Encode:
+    if isinstance(model, TransformerFolder):
+        reference = load_rounded(model, "float32")
+        return lambda texts: encode_texts(reference, texts)
+    encoder = sentence_encoder_of(model)
+    return lambda texts: encode(encoder, tokenizer, texts)
 
 
 def _graphs(bundle: Bundle) -> Mapping[str, str]:

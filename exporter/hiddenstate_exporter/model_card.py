@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from hiddenstate_exporter.notices import notices
-from hiddenstate_server.bundle import Bundle
+from hiddenstate_server.bundle import Bundle, Training
 
 METRICS = {
     "perplexity": ("Perplexity", "{:.2f}"),
@@ -26,9 +26,7 @@ def model_card(bundle: Bundle, *, size: int) -> str:
         "## Use",
         _usage(bundle),
         "## Training",
-        f"Data: {bundle.training.data}",
-        f"Time: {_duration(bundle.training.seconds)}, {bundle.training.epochs:.1f} epochs. Command:",
-        _code(bundle.training.command),
+        *_training(bundle.training),
         "## Measured",
         _table(("Held-out data", ""), _metrics(bundle)) if bundle.metrics else "Nothing was measured.",
         "Accuracies count words; an unknown word is a miss." if "top1_accuracy" in bundle.metrics else "",
@@ -52,7 +50,8 @@ def describe_metric(name: str, value: float) -> tuple[str, str]:
 def _summary(bundle: Bundle) -> str:
     if bundle.kind == "language_model":
         return "A recurrent language model: it says which words are likely to come next, and how likely a text is."
-    return "A recurrent sentence encoder: sentences that mean alike get vectors that lie close together."
+    kind = "transformer" if bundle.architecture.cell == "transformer" else "recurrent"
+    return f"A {kind} sentence encoder: sentences that mean alike get vectors that lie close together."
 
 
 def _facts(bundle: Bundle, size: int) -> Iterator[tuple[str, str]]:
@@ -84,6 +83,13 @@ def _usage(bundle: Bundle) -> str:
     return _code(f"{serve}\n{command}") + "\n\n" + _code(python, "python")
 
 
+def _training(training: Training) -> Iterator[str]:
+    yield f"Data: {training.data}"
+    if training.epochs:  # otherwise it was trained elsewhere
+        yield f"Time: {_duration(training.seconds)}, {training.epochs:.1f} epochs. Command:"
+        yield _code(training.command)
+
+
 def _metrics(bundle: Bundle) -> Iterator[tuple[str, str]]:
     known = [name for name in METRICS if name in bundle.metrics]
     others = sorted(bundle.metrics.keys() - METRICS.keys())
@@ -108,6 +114,12 @@ def _limits(bundle: Bundle) -> Iterator[str]:
             "It knows the words of its vocabulary and the manner of its training text, with that text's age, subjects "
             "and prejudices. Any other word is one and the same unknown word to it. It is for suggesting and scoring "
             "words, not for answering questions; what it writes is not checked for truth."
+        )
+    elif bundle.architecture.cell == "transformer":
+        yield (
+            "Its makers' own card says what it was trained for, and on what; it does worse on other subjects and "
+            "languages. Attention costs more with each token: a sentence of twice the length takes more than twice the "
+            "time."
         )
     else:
         yield (

