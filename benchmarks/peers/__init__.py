@@ -1,0 +1,71 @@
+"""Servers to compare with: each a script that runs with the interpreter of `.venv-bench`."""
+
+import socket
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.processes import ROOT, Serving, server
+
+_HERE = Path(__file__).parent
+_VENV = ROOT / ".venv-bench"
+_PACKAGES = ("mosec", "onnxruntime", "grpcio", "protobuf", "numpy", "tokenizers", "uvloop")
+_READY_S = 30.0
+
+
+def install() -> Path:
+    """Makes the peers' environment, once, and returns its interpreter."""
+    python = _VENV / "bin" / "python"
+    if not (_VENV / ".ready").exists():
+        venv.create(_VENV, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *_PACKAGES], check=True)
+        (_VENV / ".ready").touch()
+    return python
+
+
+@contextmanager
+def plain_grpc(bundle: Path, sessions: int = 2) -> Iterator[Serving]:
+    """Runs the plain grpc.aio server."""
+    command = [str(install()), str(_HERE / "grpc_server.py"), str(bundle), str(sessions)]
+    with server(command, PYTHONPATH=str(ROOT / "client")) as serving:
+        yield serving
+
+
+@contextmanager
+def mosec(bundle: Path) -> Iterator[Serving]:
+    """Runs mosec."""
+    port = _free_port()
+    # It says nothing on its output when it serves; a shell's first line stands in.
+    options = f"--address 127.0.0.1 --port {port} --timeout 20000 --log-level error"
+    script = f'echo "mosec on 127.0.0.1:{port}"; exec "$0" "$1" {options}'
+    command = ["sh", "-c", script, str(install()), str(_HERE / "mosec_server.py")]
+    with server(command, HIDDENSTATE_BUNDLE=str(bundle)) as serving:
+        _wait_for_port(port)
+        yield serving
+
+
+@contextmanager
+def echo() -> Iterator[Serving]:
+    """Runs the server without a model."""
+    with server([sys.executable, str(_HERE / "echo_server.py")]) as serving:
+        yield serving
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_port(port: int) -> None:
+    until = time.monotonic() + _READY_S
+    while time.monotonic() < until:
+        with socket.socket() as probe:
+            if not probe.connect_ex(("127.0.0.1", port)):
+                return
+        time.sleep(0.1)
+    raise TimeoutError(f"nothing answers on port {port}")
