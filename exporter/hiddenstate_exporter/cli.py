@@ -4,9 +4,10 @@ import click
 
 from hiddenstate_exporter.cli_encoder import sentence_encoder
 from hiddenstate_exporter.cli_export import evaluate, export
+from hiddenstate_exporter.cli_import import import_
 from hiddenstate_exporter.cli_language_model import language_model
 
-__all__ = ["evaluate", "export", "train"]
+__all__ = ["evaluate", "export", "import_", "train"]
 
 
 @click.group("train")

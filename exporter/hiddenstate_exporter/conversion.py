@@ -17,10 +17,9 @@ from hiddenstate_exporter.foreign_decoder import read_decoder
 from hiddenstate_exporter.foreign_tensors import ForeignTensors
 from hiddenstate_exporter.language_model import LanguageModelConfig
 from hiddenstate_exporter.sentence_encoder import SentenceEncoderConfig
+from hiddenstate_exporter.source import NOT_STATED
 from hiddenstate_exporter.stack_shape import StackShape
 from hiddenstate_exporter.word_list import make_tokenizer
-
-NOT_STATED: Final = "not stated"
 
 _NO_NEXT_WORD: Final = (
     "a bidirectional language model reads the next word, so it cannot predict it; only sentence encoders can be"

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +10,19 @@ import msgspec
 
 from hiddenstate_exporter.build import Label, build_bundle, finite
 from hiddenstate_exporter.evaluation import Track
+from hiddenstate_exporter.int8_embedding import FOLD_LIMIT
+from hiddenstate_exporter.int8_variant import add_int8
 from hiddenstate_exporter.measurement import NO_DATA, Data, check_nothing_lost, measure
 from hiddenstate_exporter.model_card import model_card
 from hiddenstate_exporter.publication import check_target, next_version, staged
-from hiddenstate_exporter.source import Source, read_source
+from hiddenstate_exporter.source import Model, Source, read_source
 from hiddenstate_exporter.transformer_build import build_transformer_bundle
 from hiddenstate_exporter.transformer_folder import TransformerFolder
 from hiddenstate_exporter.weights import StoredDtype
-from hiddenstate_server.bundle import CARD_FILE, Bundle, load_bundle, write_bundle
+from hiddenstate_server.bundle import CARD_FILE, Bundle, VariantName, load_bundle, write_bundle
+
+
+Echo = Callable[[str], None]
 
 
 class ExportError(ValueError):
@@ -34,12 +39,12 @@ class ExportOptions:
     license: str | None = None  # what the source says
     dtype: StoredDtype = "float16"
     data: Data = NO_DATA  # to measure it on, and compare it with the checkpoint
+    variants: Collection[VariantName] = ()  # with fp32 among them; without any, int8 too where nothing is against it
+    fold_limit: int = FOLD_LIMIT  # bytes; see `int8_embedding`
     check: bool = False  # do everything except publish
 
 
-def export(
-    path: Path, options: ExportOptions, *, echo: Callable[[str], None] = lambda line: None, track: Track = iter
-) -> Path:
+def export(path: Path, options: ExportOptions, *, echo: Echo = lambda line: None, track: Track = iter) -> Path:
     """Publishes the checkpoint or sentence-transformers folder at `path` as `to/NAME/VERSION` and returns that folder.
 
     Raises:
@@ -48,32 +53,55 @@ def export(
         PublicationError: the target exists or cannot be written.
         CheckpointError, TransformerFolderError: the source cannot be read.
     """
-    source = read_source(path)
+    return publish(read_source(path), path, options, echo=echo, track=track)
+
+
+def publish(
+    source: Source,
+    path: Path,
+    options: ExportOptions,
+    *,
+    echo: Callable[[str], None] = lambda line: None,
+    track: Track = iter,
+) -> Path:
+    """Publishes a model that was read from `path`; otherwise like `export`."""
     name = options.name or source.name
     version = options.version or next_version(options.to / name)
     target = options.to / name / version
     label = Label(name=name, version=version, license=options.license or source.license(), dtype=options.dtype)
     with _scratch(target) if options.check else staged(target) as folder:
         with _naming(path):
-            bundle = _build(folder, source, label, options.data, track)
+            bundle = _build(folder, source, label, options, echo, track)
         for line in _explain(bundle, folder):
             echo(line)
     echo(f"{target}: would be written (nothing was: --check)" if options.check else f"{target}: written")
     return target
 
 
-def _build(folder: Path, source: Source, label: Label, data: Data, track: Track) -> Bundle:
+def _build(folder: Path, source: Source, label: Label, options: ExportOptions, echo: Echo, track: Track) -> Bundle:
     if isinstance(source.model, TransformerFolder):
         bundle = build_transformer_bundle(folder, source.model, label, source.origin)
     else:
         bundle = build_bundle(folder, source.model, label)
-    if data:
-        measured = measure(folder, bundle, data, checkpoint=source.model, track=track)
+    if options.data:
+        measured = measure(folder, bundle, options.data, checkpoint=source.model, track=track)
         check_nothing_lost(measured)
         bundle = msgspec.structs.replace(bundle, metrics={**bundle.metrics, **finite(measured.onnx)})
         bundle = write_bundle(bundle, folder)
+    if not options.variants or "int8" in options.variants:
+        bundle = _with_int8(folder, bundle, source.model, options, echo, track)
     (folder / CARD_FILE).write_text(model_card(bundle, size=_size(folder)), encoding="utf-8")
     return load_bundle(folder)  # as a server will read it
+
+
+def _with_int8(folder: Path, bundle: Bundle, model: Model, options: ExportOptions, echo: Echo, track: Track) -> Bundle:
+    try:
+        return add_int8(folder, bundle, model, options.data, fold_limit=options.fold_limit, track=track)
+    except ValueError as error:  # of a check; nothing of the int8 graphs is left
+        if options.variants:
+            raise ExportError(f"int8 graphs: {error}") from error
+        echo(f"int8 graphs: not published: {error}")
+        return bundle
 
 
 def _explain(bundle: Bundle, folder: Path) -> Iterator[str]:

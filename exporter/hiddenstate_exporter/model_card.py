@@ -121,6 +121,11 @@ def _limits(bundle: Bundle) -> Iterator[str]:
             "languages. Attention costs more with each token: a sentence of twice the length takes more than twice the "
             "time."
         )
+    elif not bundle.training.epochs:  # trained elsewhere
+        yield (
+            "Those who trained it know what it is for; it does worse on other subjects and languages, and on texts "
+            "longer than those it was trained on."
+        )
     else:
         yield (
             "It imitates its teacher on sentences like those it was trained on, and does worse than the teacher, most "

@@ -19,12 +19,16 @@ class ExtraCommand:
     module: str
     extra: str
     help: str  # shown in the list of commands, which must not load them all
+    function: str = ""  # in the module, where it is not the command's name
 
 
 _EXTRA_COMMANDS = {
     "serve": ExtraCommand("hiddenstate_server.cli", "server", "Serve models over gRPC."),
     "train": ExtraCommand("hiddenstate_exporter.cli", "exporter", "Train a model in PyTorch."),
     "export": ExtraCommand("hiddenstate_exporter.cli", "exporter", "Turn a trained checkpoint into a served model."),
+    "import": ExtraCommand(
+        "hiddenstate_exporter.cli", "exporter", "Turn a model from elsewhere into a served model.", "import_"
+    ),
     "evaluate": ExtraCommand("hiddenstate_exporter.cli", "exporter", "Measure a model on held-out data."),
 }
 
@@ -72,7 +76,7 @@ class Group(click.Group):
 
 def _load(name: str, extra: ExtraCommand) -> click.Command:
     try:
-        command = getattr(importlib.import_module(extra.module), name)
+        command = getattr(importlib.import_module(extra.module), extra.function or name)
     except ModuleNotFoundError as error:
         raise _missing_extra(name, error) from error
     assert isinstance(command, click.Command)
