@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from hiddenstate_exporter.language_model_task import MAX_SCORE_ROWS, MIN_SCORE_TOKENS, Scores
+from hiddenstate_exporter.language_model_task import MAX_SCORE_ROWS, MIN_SCORE_TOKENS, NO_TOKEN, Scores
 from hiddenstate_exporter.onnx_model import FloatArray, IdArray, OnnxLanguageModel, OnnxSentenceEncoder
 from hiddenstate_server.batch import pad
 from hiddenstate_server.bundle import LanguageModelSpec
@@ -39,6 +39,7 @@ def score_language_model(
     inputs, targets = (stream[i : i + rows * length].reshape(rows, length) for i in (0, 1))
     state = np.zeros((rows, onnx_model.state_size), np.float32)
     not_words = sorted({*spec.special_token_ids} - {spec.unk_token_id})
+    predicted = targets != mark_id(spec)  # [rows, length]
     log_prob, hits, words = 0.0, np.zeros(TOP), 0
     for start in track(range(0, length, WINDOW)):
         tokens = inputs[:, start : start + WINDOW]  # [rows, window]
@@ -46,16 +47,22 @@ def score_language_model(
         outputs, state = onnx_model.advance(tokens, np.full(rows, tokens.shape[1], np.int32), state)
         hidden = outputs.reshape(len(wanted), -1)  # [rows * window, output_size]
         top = onnx_model.top(hidden, TOP, targets=wanted, ranks=(0, np.iinfo(np.int64).max))
-        log_prob += float(top.target_log_probs.sum(dtype=np.float64))
+        log_prob += float(top.target_log_probs[predicted[:, start : start + WINDOW].reshape(-1)].sum(dtype=np.float64))
         is_word = ~np.isin(wanted, not_words)
         hits += (top.ids == wanted[:, None])[is_word].sum(axis=0).cumsum()
         words += int(is_word.sum())
+    total = max(int(predicted.sum()), 1)
     return Scores(
-        perplexity=math.exp(min(-log_prob / (rows * length), 700.0)),
+        perplexity=math.exp(min(-log_prob / total, 700.0)),
         top1_accuracy=float(hits[0]) / max(words, 1),
         top3_accuracy=float(hits[TOP - 1]) / max(words, 1),
-        unk_rate=float((targets == spec.unk_token_id).sum()) / (rows * length),
+        unk_rate=float((targets == spec.unk_token_id).sum()) / total,
     )
+
+
+def mark_id(spec: LanguageModelSpec) -> int:
+    """Returns the id of the mark before a text, which need not be predicted; NO_TOKEN where eos does its work."""
+    return spec.bos_token_id if spec.bos_token_id != spec.eos_token_id else NO_TOKEN
 
 
 def encode_sentences(

@@ -16,6 +16,7 @@ from hiddenstate_exporter.stack import State
 
 MAX_SCORE_ROWS = 32  # parts that a held-out text is read as, side by side
 MIN_SCORE_TOKENS = 256  # of each part: its first words are predicted without a past
+NO_TOKEN = -100  # no id, as in PyTorch's cross_entropy
 FRESH_START = 0.05  # of the rows of a window begin without a past, as a context does when it is served
 
 
@@ -126,6 +127,7 @@ def score(
     *,
     special_ids: tuple[int, ...],
     unk_id: int | None = None,
+    mark_id: int = NO_TOKEN,
     rows: int | None = None,
     seq_len: int = 64,
 ) -> Scores:
@@ -133,7 +135,7 @@ def score(
 
     The stream is read as `rows` equal parts side by side (by default as many as make sense), each from an empty state;
     up to `rows` tokens at the end are left out. `special_ids` are never guessed and, except `unk_id`, never count as
-    words.
+    words. `mark_id`, which stands before each text if it is not what ends one, need not be predicted.
 
     Raises:
         ValueError: the stream has no token to predict.
@@ -149,14 +151,14 @@ def score(
         wanted = targets[:, start : start + seq_len]  # [rows, seq]
         logits, state = model(inputs[:, start : start + seq_len], state)  # [rows, seq, vocab_size]
         logits, wanted = logits.float().flatten(0, 1), wanted.flatten()  # [rows * seq, vocab_size], [rows * seq]
-        loss += F.cross_entropy(logits, wanted, reduction="sum").item()
+        loss += F.cross_entropy(logits, wanted, reduction="sum", ignore_index=mark_id).item()
         if special_ids:
             logits[:, list(special_ids)] = -math.inf
             is_word = ~torch.isin(wanted, torch.tensor([i for i in special_ids if i != unk_id]))
             hits += (logits.topk(3).indices == wanted[:, None])[is_word].sum(0).cumsum(0)
             words += int(is_word.sum())
             unknown += int((wanted == unk_id).sum()) if unk_id is not None else 0
-    total = rows * length
+    total = max(int((targets != mark_id).sum()), 1)
     return Scores(
         perplexity=math.exp(min(loss / total, 700.0)),
         top1_accuracy=hits[0].item() / max(words, 1),

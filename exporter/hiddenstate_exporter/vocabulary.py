@@ -45,14 +45,20 @@ def train_word_tokenizer(paragraphs: Iterable[str], vocab_size: int) -> Tokenize
     return tokenizer
 
 
-def encode_stream(tokenizer: Tokenizer, paragraphs: Sequence[str]) -> NDArray[np.int64]:
-    """Returns the ids of all paragraphs in a row, `<eos>` before the first and after each: int64 [tokens]."""
-    eos = eos_id(tokenizer)
-    ids = [eos]
+def encode_stream(
+    tokenizer: Tokenizer, paragraphs: Sequence[str], *, bos: int | None = None, eos: int | None = None
+) -> NDArray[np.int64]:
+    """Returns the ids of all paragraphs in a row, int64 [tokens].
+
+    Each ends with `eos` (by default `<eos>`) and begins with `bos`; where they are the same, it stands there once.
+    """
+    eos = eos_id(tokenizer) if eos is None else eos
+    between = [eos] if bos in (None, eos) else [eos, bos]
+    ids = between[-1:]
     for encoding in tokenizer.encode_batch_fast(paragraphs, add_special_tokens=False):
         ids += encoding.ids
-        ids.append(eos)
-    return np.asarray(ids, dtype=np.int64)
+        ids += between
+    return np.asarray(ids if len(between) == 1 else ids[:-1], dtype=np.int64)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

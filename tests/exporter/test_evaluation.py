@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,7 @@ import torch
 from bundles import sentence_encoder_bundle
 from checkpoints import VOCABULARY, language_model_checkpoint
 from hiddenstate_exporter.checkpoint_model import language_model_of, round_model, weights_of
-from hiddenstate_exporter.evaluation import encode_sentences, score_language_model
+from hiddenstate_exporter.evaluation import encode_sentences, mark_id, score_language_model
 from hiddenstate_exporter.graph import write_language_model_graphs
 from hiddenstate_exporter.language_model_task import score
 from hiddenstate_exporter.onnx_model import OnnxLanguageModel, OnnxModelError, OnnxSentenceEncoder, open_session
@@ -26,18 +27,29 @@ SPEC = LanguageModelSpec(
 )
 
 
+@pytest.mark.parametrize("bos", [0, 7])
 @pytest.mark.parametrize("tokens", [2, 100, 1500])
-def test_scores_are_those_of_the_training_code(tmp_path: Path, tokens: int) -> None:
+def test_scores_are_those_of_the_training_code(tmp_path: Path, tokens: int, bos: int) -> None:
+    spec = msgspec.structs.replace(SPEC, bos_token_id=bos)
     model = language_model_of(language_model_checkpoint())
     round_model(model, "float16")
     graphs = write_language_model_graphs(tmp_path, weights_of(model), word_ranks(VOCABULARY, [0, 1]))
     stream = np.random.default_rng(0).integers(len(VOCABULARY), size=tokens)
-    onnx = score_language_model(OnnxLanguageModel(tmp_path, graphs), SPEC, stream)
-    reference = score(model, torch.from_numpy(stream), special_ids=(0, 1), unk_id=1)
+    onnx = score_language_model(OnnxLanguageModel(tmp_path, graphs), spec, stream)
+    reference = score(model, torch.from_numpy(stream), special_ids=(0, 1), unk_id=1, mark_id=mark_id(spec))
     assert onnx.perplexity == pytest.approx(reference.perplexity, rel=1e-5)
     assert onnx.top1_accuracy == pytest.approx(reference.top1_accuracy)
     assert onnx.top3_accuracy == pytest.approx(reference.top3_accuracy)
     assert onnx.unk_rate == pytest.approx(reference.unk_rate)
+
+
+def test_a_mark_before_a_text_need_not_be_predicted() -> None:
+    model = language_model_of(language_model_checkpoint())
+    stream = torch.tensor([2, 9, 4, 0, 2, 11])
+    with torch.inference_mode():
+        log_probs = model(stream[None, :-1])[0][0].log_softmax(dim=-1)  # [5, vocab_size]
+    loss = -sum(float(log_probs[place, stream[place + 1]]) for place in (0, 1, 2, 4)) / 4
+    assert score(model, stream, special_ids=(), mark_id=2).perplexity == pytest.approx(np.exp(loss), rel=1e-5)
 
 
 def test_a_text_without_a_word_to_predict_is_refused(tmp_path: Path) -> None:

@@ -42,6 +42,16 @@ def test_ids_rise_as_frequency_falls_after_the_specials() -> None:
     assert (eos_id(tokenizer), unk_id(tokenizer)) == (0, 1)
 
 
+def test_no_word_of_a_stream_is_rarer_than_one_of_a_higher_id() -> None:
+    dice = np.random.default_rng(0)
+    words = [f"{first}{second}" for first in "abcdefgh" for second in "abcdefgh"]
+    text = [" ".join(dice.choice(words, p=dice.dirichlet(np.ones(64)), size=80)) for _ in range(30)]
+    tokenizer = train_word_tokenizer(text, 50)  # an adaptive softmax needs ids in this order
+    counts = np.bincount(encode_stream(tokenizer, text), minlength=50)
+    assert counts[2:].min() > 0
+    assert (np.diff(counts[2:]) <= 0).all()
+
+
 def test_training_twice_gives_the_same_tokenizer() -> None:
     assert train_word_tokenizer(TEXT, 7).to_str() == train_word_tokenizer(list(TEXT), 7).to_str()
 
@@ -56,6 +66,12 @@ def test_a_stream_has_an_end_before_and_after_each_paragraph_and_keeps_case() ->
     stream = encode_stream(tokenizer, ["The cat", "", "saw the dog"])
     assert stream.dtype == np.int64
     assert stream.tolist() == [0, 1, 3, 0, 0, 5, 2, 4, 0]
+
+
+def test_a_stream_of_a_model_with_marks_of_its_own_has_them_around_each_paragraph() -> None:
+    tokenizer = train_word_tokenizer(TEXT, 6)
+    assert encode_stream(tokenizer, ["the cat", "dog"], bos=5, eos=1).tolist() == [5, 2, 3, 1, 5, 4, 1]
+    assert encode_stream(tokenizer, ["the cat", "dog"], bos=1, eos=1).tolist() == [1, 2, 3, 1, 4, 1]
 
 
 def test_a_tokenizer_survives_its_file(tmp_path: Path) -> None:
