@@ -1,9 +1,11 @@
 """Models built in plain PyTorch are imported, served, and answer as PyTorch does."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,7 @@ from hiddenstate.v1.language_model_pb2 import PredictRequest, ScoreRequest
 from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
 from hiddenstate_exporter import parity
 from hiddenstate_exporter.cli import import_
+from hiddenstate_exporter.description import LanguageModelDescription, SentenceEncoderDescription, WordList
 from hiddenstate_server.bundle import load_bundle
 from serving import serving
 
@@ -128,6 +131,31 @@ def test_check_says_what_would_be_published_and_writes_nothing(tmp_path: Path) -
     assert "language model, RNN 2x10, embedding 12" in result.output
     assert result.output.endswith("would be written (nothing was: --check)\n")
     assert not (tmp_path / "models").exists()
+
+
+def test_the_example_of_the_documentation_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = _documentation()
+    (model,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (description,) = re.findall(r"```json\n(.*?)```", section, re.DOTALL)
+    (command,) = re.findall(r"^hiddenstate import (.*)$", section, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    exec(model, {"__name__": "example"})
+    Path("letters.json").write_text(description, encoding="utf-8")
+    Path("vocab.txt").write_text("\n".join(["<eos>", "<unk>", *(f"w{n}" for n in range(998))]), encoding="utf-8")
+    result = CliRunner().invoke(import_, command.split())
+    assert result.exit_code == 0, result.output
+    assert load_bundle(Path("models/letters/1")).license == "MIT"
+
+
+@pytest.mark.parametrize("kind", [LanguageModelDescription, SentenceEncoderDescription, WordList])
+def test_the_documentation_has_every_field(kind: type[msgspec.Struct]) -> None:
+    named = set(re.findall(r"`(\w+)`", _documentation()))
+    assert set(kind.__struct_fields__) <= named
+
+
+def _documentation() -> str:
+    text = (Path(__file__).parents[2] / "docs" / "exporter.md").read_text(encoding="utf-8")
+    return text.partition("\n## Models from elsewhere\n")[2].partition("\n## ")[0]
 
 
 @pytest.mark.parametrize(
