@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from hiddenstate_exporter.transformer_build import build_transformer_bundle
 from hiddenstate_exporter.transformer_folder import TransformerFolder
 from hiddenstate_exporter.weights import StoredDtype
 from hiddenstate_server.bundle import CARD_FILE, Bundle, VariantName, load_bundle, write_bundle
-
 
 Echo = Callable[[str], None]
 
@@ -70,9 +69,10 @@ def publish(
     target = options.to / name / version
     label = Label(name=name, version=version, license=options.license or source.license(), dtype=options.dtype)
     with _scratch(target) if options.check else staged(target) as folder:
+        remarks: list[str] = []
         with _naming(path):
-            bundle = _build(folder, source, label, options, echo, track)
-        for line in _explain(bundle, folder):
+            bundle = _build(folder, source, label, options, remarks.append, track)
+        for line in (*_explain(bundle, folder), *remarks):
             echo(line)
     echo(f"{target}: would be written (nothing was: --check)" if options.check else f"{target}: written")
     return target
@@ -112,8 +112,15 @@ def _explain(bundle: Bundle, folder: Path) -> Iterator[str]:
             f"parity of {name} graphs with PyTorch: differs by at most {variant.parity.worst:.2g} in "
             f"{variant.parity.cases} cases, allowed is {variant.parity.tolerance:.2g}"
         )
-    yield "metrics: " + (", ".join(f"{name} {value:.4g}" for name, value in bundle.metrics.items()) or "none")
+    yield f"metrics: {_list(bundle.metrics)}"
+    for name, variant in bundle.variants.items():
+        if variant.metrics:
+            yield f"metrics of {name} graphs: {_list(variant.metrics)}"
     yield f"size: {_size(folder) / 1e6:.1f} MB, weights stored as {bundle.dtype}"
+
+
+def _list(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()) or "none"
 
 
 def _size(folder: Path) -> int:

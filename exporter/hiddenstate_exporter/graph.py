@@ -31,7 +31,6 @@ def write_language_model_graphs(
     cell: Cell = "lstm",
     connections: Connections = "none",
     dtype: StoredDtype = "float16",
-    file: WeightsFile | None = None,
 ) -> dict[str, str]:
     """Writes `recurrent.onnx`, `head.onnx` and `weights.bin` into a folder.
 
@@ -43,7 +42,6 @@ def write_language_model_graphs(
         cell: Kind of recurrent layer.
         connections: What stands between the layers.
         dtype: What weights are stored in; the graphs compute in float32.
-        file: Gets the weights, for a caller that writes more graphs with them; otherwise a new one.
 
     Returns:
         The files' names by graph, as `bundle.Variant` has them.
@@ -52,7 +50,7 @@ def write_language_model_graphs(
         WeightsError: a tensor is missing, has a wrong shape, does not belong there or cannot be stored.
         OSError: a file cannot be written.
     """
-    weights, file = round_weights(weights, dtype), file or WeightsFile()
+    weights, file = round_weights(weights, dtype), WeightsFile()
     shape = read_stack_shape(weights, cell, connections)
     models = {
         "recurrent": recurrent_graph(GraphBuilder("recurrent", file, dtype), weights, shape),
@@ -70,10 +68,9 @@ def write_sentence_encoder_graphs(
     cell: Cell = "lstm",
     connections: Connections = "none",
     dtype: StoredDtype = "float16",
-    file: WeightsFile | None = None,
 ) -> dict[str, str]:
     """Writes `encoder.onnx` and `weights.bin` into a folder; otherwise like `write_language_model_graphs`."""
-    weights, file = round_weights(weights, dtype), file or WeightsFile()
+    weights, file = round_weights(weights, dtype), WeightsFile()
     shape = read_stack_shape(weights, cell, connections)
     builder = GraphBuilder("encoder", file, dtype)
     model = encoder_graph(builder, weights, shape, pooling=pooling, normalized=normalized)

@@ -20,13 +20,27 @@ from hiddenstate_exporter.sts import Encode, read_sts, spearman
 from hiddenstate_exporter.transformer_folder import TransformerFolder
 from hiddenstate_exporter.transformer_parity import encode_texts, load_rounded
 from hiddenstate_exporter.vocabulary import encode_stream, load_tokenizer
-from hiddenstate_server.bundle import TOKENIZER_FILE, Bundle
+from hiddenstate_server.bundle import TOKENIZER_FILE, Bundle, VariantName
 
 Part = Literal["test", "valid", "train", "all"]
 
 PERPLEXITY, SPEARMAN = "perplexity", "sts_dev_spearman"
-PERPLEXITY_TOLERANCE = 1e-3  # relative: what storing weights in half precision may cost
-SPEARMAN_TOLERANCE = 1e-3  # absolute
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Margin:
+    """How far the numbers of a variant may be from those of what it was made from."""
+
+    perplexity: float  # relative
+    spearman: float  # absolute
+
+
+MARGINS: dict[VariantName, Margin] = {
+    "fp32": Margin(perplexity=1e-3, spearman=1e-3),  # what storing weights in half precision may cost
+    "fp16": Margin(perplexity=1e-3, spearman=1e-3),
+    "int8": Margin(perplexity=1e-2, spearman=5e-3),  # what rounding weights and activations to 8 bits may
+}
+Named = tuple[str, Mapping[str, float]]  # numbers, and whose they are
 
 
 class MeasurementError(ValueError):
@@ -57,43 +71,68 @@ class Measured:
 
 
 def measure(
-    folder: Path, bundle: Bundle, data: Data, *, checkpoint: Model | None = None, track: Track = iter
+    folder: Path,
+    bundle: Bundle,
+    data: Data,
+    *,
+    checkpoint: Model | None = None,
+    variant: VariantName = "fp32",
+    track: Track = iter,
 ) -> Measured:
-    """Measures the bundle in `folder`, and the checkpoint with its weights unrounded.
+    """Measures a variant of the bundle in `folder`, and the checkpoint with its weights unrounded.
 
     Raises:
-        MeasurementError: the data is of the wrong sort, or the checkpoint of another kind.
+        MeasurementError: the data is of the wrong sort, the checkpoint of another kind, or the variant not there.
         CorpusError: a source of text cannot be read.
         StsError: the file of pairs cannot be read.
     """
     if checkpoint is not None and checkpoint.kind != bundle.kind:
         raise MeasurementError(f"the checkpoint is a {checkpoint.kind}, the bundle a {bundle.kind}")
+    if variant not in bundle.variants:
+        raise MeasurementError(f"the bundle has no variant {variant}, only {', '.join(bundle.variants)}")
+    graphs = bundle.variants[variant].graphs
     if isinstance(checkpoint, TransformerFolder) or bundle.kind == "sentence_encoder":
-        return _sentence_encoder(folder, bundle, data, checkpoint, track)
-    return _language_model(folder, bundle, data, checkpoint, track)
+        return _sentence_encoder(folder, bundle, graphs, data, checkpoint, track)
+    return _language_model(folder, bundle, graphs, data, checkpoint, track)
 
 
-def check_nothing_lost(measured: Measured) -> None:
+def check_nothing_lost(measured: Measured, variant: VariantName = "fp32") -> None:
     """Compares the bundle's numbers with the checkpoint's, where both are known.
 
     Raises:
-        MeasurementError: one is further off than storing weights in half precision may cost.
+        MeasurementError: one is further off than storing weights in half precision, or 8 bits, may cost.
     """
-    allowed = {PERPLEXITY: PERPLEXITY_TOLERANCE * measured.torch.get(PERPLEXITY, 0.0), SPEARMAN: SPEARMAN_TOLERANCE}
-    for name in allowed.keys() & measured.torch.keys():
-        onnx, reference = measured.onnx[name], measured.torch[name]
-        if not abs(onnx - reference) <= allowed[name]:
+    check_close(("the bundle", measured.onnx), ("the checkpoint", measured.torch), variant)
+
+
+def check_close(actual: Named, reference: Named, variant: VariantName) -> None:
+    """Compares the perplexity and the rank correlation of a variant with those of a reference, if it has them.
+
+    Raises:
+        MeasurementError: one is further off than the variant may be.
+    """
+    margin, (what, numbers), (other, expected) = MARGINS[variant], actual, reference
+    allowed = {PERPLEXITY: margin.perplexity * expected.get(PERPLEXITY, 0.0), SPEARMAN: margin.spearman}
+    for name in sorted(allowed.keys() & expected.keys() & numbers.keys()):
+        if not abs(numbers[name] - expected[name]) <= allowed[name]:  # NaN must not pass
             raise MeasurementError(
-                f"{name} is {onnx:.6g} with the bundle but {reference:.6g} with the checkpoint; "
+                f"{name} is {numbers[name]:.6g} with {what} but {expected[name]:.6g} with {other}; "
                 f"a difference of {allowed[name]:.2g} is allowed"
             )
 
 
-def _language_model(folder: Path, bundle: Bundle, data: Data, checkpoint: Checkpoint | None, track: Track) -> Measured:
+def _language_model(
+    folder: Path,
+    bundle: Bundle,
+    graphs: Mapping[str, str],
+    data: Data,
+    checkpoint: Checkpoint | None,
+    track: Track,
+) -> Measured:
     spec = bundle.language_model
     assert spec is not None  # load_bundle has checked it
     stream = _stream(data, load_tokenizer(folder / TOKENIZER_FILE))
-    onnx = score_language_model(OnnxLanguageModel(folder, _graphs(bundle)), spec, stream, track=track)
+    onnx = score_language_model(OnnxLanguageModel(folder, graphs), spec, stream, track=track)
     if checkpoint is None:
         return Measured(asdict(onnx), {})
     specials, tokens = spec.special_token_ids, torch.from_numpy(stream)
@@ -103,13 +142,15 @@ def _language_model(folder: Path, bundle: Bundle, data: Data, checkpoint: Checkp
     )
 
 
-def _sentence_encoder(folder: Path, bundle: Bundle, data: Data, checkpoint: Model | None, track: Track) -> Measured:
+def _sentence_encoder(
+    folder: Path, bundle: Bundle, graphs: Mapping[str, str], data: Data, checkpoint: Model | None, track: Track
+) -> Measured:
     spec = bundle.sentence_encoder
     assert spec is not None  # load_bundle has checked it
     if data.sts is None:
         raise MeasurementError("a sentence encoder is measured on pairs of sentences: give --sts FILE")
     pairs, tokenizer = read_sts(data.sts), load_tokenizer(folder / TOKENIZER_FILE)
-    onnx_model = OnnxSentenceEncoder(folder, _graphs(bundle))
+    onnx_model = OnnxSentenceEncoder(folder, graphs)
     onnx = spearman(
         lambda texts: encode_sentences(onnx_model, tokenizer, texts, max_seq_length=spec.max_seq_length, track=track),
         pairs,
@@ -125,10 +166,6 @@ def _torch_encode(model: Model, tokenizer: Tokenizer) -> Encode:
         return lambda texts: encode_texts(reference, texts)
     encoder = sentence_encoder_of(model)
     return lambda texts: encode(encoder, tokenizer, texts)
-
-
-def _graphs(bundle: Bundle) -> Mapping[str, str]:
-    return next(iter(bundle.variants.values())).graphs
 
 
 def _stream(data: Data, tokenizer: Tokenizer) -> IdArray:

@@ -10,6 +10,7 @@ from checkpoints import language_model_checkpoint, saved, sentence_encoder_check
 from hiddenstate_exporter import parity
 from hiddenstate_exporter.cli import evaluate, export
 from hiddenstate_server.bundle import load_bundle
+from int8_bundles import int8_language_model_bundle
 
 
 @pytest.fixture
@@ -94,3 +95,34 @@ def test_evaluate_names_a_bundle_that_is_not_there(tmp_path: Path) -> None:
     result = _evaluate(tmp_path, "--data", "x.txt")
     assert result.exit_code == 1
     assert "bundle.json: no such file" in result.output
+
+
+@pytest.mark.parametrize(
+    ("variants", "problem"), [("fp16", "'fp16' is none of fp32, int8"), ("int8", "fp32 is missing")]
+)
+def test_variants_that_cannot_be_published_are_a_usage_error(tmp_path: Path, variants: str, problem: str) -> None:
+    result = _export(tmp_path / "best.pt", "--to", tmp_path / "models", "--variants", variants)
+    assert result.exit_code == 2
+    assert problem in " ".join(result.output.split())
+
+
+@pytest.mark.usefixtures("small_grid")
+def test_int8_is_refused_with_the_flag_that_it_needs(tmp_path: Path) -> None:
+    path = saved(language_model_checkpoint(), tmp_path)
+    result = _export(path, "--to", tmp_path / "models", "--variants", "fp32,int8")
+    assert result.exit_code == 1
+    assert "give text that training held out with --data" in result.output
+    assert not (tmp_path / "models").exists()
+
+
+def test_evaluate_measures_the_variant_that_is_asked_for(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the car is new\n" * 100, encoding="utf-8")
+    bundle = int8_language_model_bundle(tmp_path)
+    fp32, int8 = (_evaluate(bundle, "--data", text, "--part", "all", "--variant", name) for name in ("fp32", "int8"))
+    assert int8.exit_code == 0, int8.output
+    assert "tiny-lm 1 int8" in int8.output
+    assert int8.output.splitlines()[4:] != fp32.output.splitlines()[4:]
+    missing = _evaluate(bundle, "--data", text, "--part", "all", "--variant", "fp16")
+    assert missing.exit_code == 1
+    assert "the bundle has no variant fp16, only fp32, int8" in missing.output

@@ -12,7 +12,7 @@ from hiddenstate_exporter import build, measurement, parity
 from hiddenstate_exporter.checkpoint import Checkpoint, CheckpointError
 from hiddenstate_exporter.export import ExportError, ExportOptions, export
 from hiddenstate_exporter.graph import write_language_model_graphs
-from hiddenstate_exporter.measurement import Data
+from hiddenstate_exporter.measurement import Data, Margin
 from hiddenstate_exporter.publication import PublicationError
 from hiddenstate_exporter.weights import Weights, WeightsFile
 from hiddenstate_server.bundle import load_bundle
@@ -159,7 +159,7 @@ def test_a_bundle_that_predicts_worse_than_its_checkpoint_is_not_published(
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the car is new\n" * 300, encoding="utf-8")
-    monkeypatch.setattr(measurement, "PERPLEXITY_TOLERANCE", 1e-9)
+    monkeypatch.setitem(measurement.MARGINS, "fp32", Margin(perplexity=1e-9, spearman=1e-9))
     with pytest.raises(ExportError, match="perplexity is"):
         _export(language_model_checkpoint(), tmp_path, data=Data(sources=[str(text)]))
     assert not (tmp_path / "models").exists()

@@ -1,0 +1,179 @@
+"""Publishing int8 graphs beside the float32 ones: what is checked before, and what happens if it fails."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from bundles import WORDS
+from checkpoints import language_model_checkpoint, saved, sentence_encoder_checkpoint
+from hiddenstate_exporter import int8_variant, measurement, parity
+from hiddenstate_exporter.activation_bounds import BoundError
+from hiddenstate_exporter.checkpoint import Checkpoint
+from hiddenstate_exporter.export import ExportError, ExportOptions, export
+from hiddenstate_exporter.invariance import InvarianceError
+from hiddenstate_exporter.measurement import Data, Margin
+from hiddenstate_exporter.parity import ParityError
+from hiddenstate_server.bundle import load_bundle
+
+INT8_FILES = {"weights.int8.bin", "recurrent.int8.onnx", "head.int8.onnx"}
+
+
+@pytest.fixture(autouse=True)
+def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compares few cases with PyTorch: test_parity tests the comparison, and it takes seconds."""
+    monkeypatch.setattr(parity, "BATCH_SIZES", (1, 5))
+    monkeypatch.setattr(parity, "SEQ_LENS", (1, 7))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    words = np.random.default_rng(0).choice(np.array(WORDS), size=(300, 8))
+    path.write_text("\n".join(" ".join(line) for line in words), encoding="utf-8")
+    return Data(sources=[str(path)], part="all")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    path = tmp_path_factory.mktemp("sts") / "sts.csv"
+    rng = np.random.default_rng(0)
+    rows = [["g", "f", "y", str(n), str(n % 6), *(" ".join(rng.choice(WORDS, 5)) for _ in "ab")] for n in range(60)]
+    path.write_text("\n".join("\t".join(row) for row in rows), encoding="utf-8")
+    return Data(sts=path)
+
+
+def _export(checkpoint: Checkpoint, folder: Path, **options: Any) -> tuple[Path, list[str]]:
+    lines: list[str] = []
+    target = export(saved(checkpoint, folder), ExportOptions(to=folder / "models", **options), echo=lines.append)
+    return target, lines
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("variants", [(), ("fp32", "int8")])
+def test_a_language_model_gets_int8_graphs_and_their_numbers(
+    tmp_path: Path, text: Data, variants: tuple[str, ...]
+) -> None:
+    folder, lines = _export(language_model_checkpoint(), tmp_path, data=text, variants=variants)
+    bundle = load_bundle(folder)
+    int8 = bundle.variants["int8"]
+    assert _files(folder) >= INT8_FILES
+    assert set(bundle.files) >= INT8_FILES
+    assert int8.metrics["perplexity"] == pytest.approx(bundle.metrics["perplexity"], rel=0.01)
+    assert int8.metrics["perplexity"] != bundle.metrics["perplexity"]
+    assert int8.parity.mean is not None
+    assert 0 < int8.parity.mean < int8.parity.worst < int8.parity.tolerance
+    assert int8.activation_bounds == {"rnn.l0.h": 1, "rnn.l1.h": 1, "hidden": 1}
+    assert [(part.offset, part.size) for part in int8.state_bounds] == [(0, 16), (32, 16)]
+    assert any(line.startswith("parity of int8 graphs") for line in lines)
+    assert any(line.startswith("metrics of int8 graphs: perplexity") for line in lines)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"| Perplexity | {bundle.metrics['perplexity']:.2f} | {int8.metrics['perplexity']:.2f} |" in card
+
+
+def test_a_sentence_encoder_gets_int8_graphs_and_their_numbers(
+    tmp_path: Path, pairs: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Random vectors of few components are nearly as like as unlike: their ranks hang on the last digits.
+    monkeypatch.setitem(measurement.MARGINS, "int8", Margin(perplexity=0, spearman=0.1))
+    folder, _ = _export(sentence_encoder_checkpoint(), tmp_path, data=pairs)
+    bundle = load_bundle(folder)
+    int8 = bundle.variants["int8"]
+    assert int8.metrics["sts_dev_spearman"] == pytest.approx(bundle.metrics["sts_dev_spearman"], abs=0.1)
+    assert not int8.state_bounds
+    assert int8.activation_bounds.keys() >= {"rnn.l0.h", "rnn.l0_reverse.h", "rnn.l1.h", "rnn.l1_reverse.h"}
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "flag"), [(language_model_checkpoint(), "--data"), (sentence_encoder_checkpoint(), "--sts")]
+)
+def test_without_data_int8_is_not_published_and_the_flag_is_named(
+    tmp_path: Path, checkpoint: Checkpoint, flag: str
+) -> None:
+    folder, lines = _export(checkpoint, tmp_path)
+    assert list(load_bundle(folder).variants) == ["fp32"]
+    assert any(line.startswith("int8 graphs: not published: ") and line.endswith(flag) for line in lines)
+    with pytest.raises(ExportError, match=rf"best\.pt: int8 graphs: .*{flag}"):
+        _export(checkpoint, tmp_path / "asked", variants=("fp32", "int8"))
+    assert not (tmp_path / "asked" / "models").exists()
+
+
+def test_fp32_alone_can_be_asked_for(tmp_path: Path, text: Data) -> None:
+    folder, lines = _export(language_model_checkpoint(), tmp_path, data=text, variants=("fp32",))
+    assert list(load_bundle(folder).variants) == ["fp32"]
+    assert not [line for line in lines if "int8" in line]
+
+
+def _too_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(measurement.MARGINS, "int8", Margin(perplexity=1e-9, spearman=0))
+
+
+def _refusing(name: str, error: Exception) -> Callable[[pytest.MonkeyPatch], None]:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise error
+
+    return lambda monkeypatch: monkeypatch.setattr(int8_variant, name, refuse)
+
+
+FAILURES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "perplexity is .* with int8 graphs but .* with float32 graphs": _too_far,
+    "next_state: row 1 alone": _refusing("check_language_model_invariance", InvarianceError("next_state: row 1 alone")),
+    "hidden of the graph": _refusing("check_activation_bounds", BoundError("hidden of the graph head reaches 2")),
+    "outputs: differs": _refusing("check_language_model", ParityError("outputs: differs from PyTorch by 1.2")),
+}
+
+
+@pytest.mark.parametrize("message", FAILURES)
+def test_int8_that_fails_a_check_leaves_the_float32_bundle_and_the_reason(
+    tmp_path: Path, text: Data, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    FAILURES[message](monkeypatch)
+    folder, lines = _export(language_model_checkpoint(), tmp_path, data=text)
+    plain, _ = _export(language_model_checkpoint(), tmp_path / "plain", data=text, variants=("fp32",))
+    assert {name: (folder / name).read_bytes() for name in _files(folder)} == {
+        name: (plain / name).read_bytes() for name in _files(plain)
+    }
+    assert lines[-2].startswith("int8 graphs: not published: ")
+    with pytest.raises(ExportError, match=f"int8 graphs: {message}"):
+        _export(language_model_checkpoint(), tmp_path / "asked", data=text, variants=("fp32", "int8"))
+    assert not (tmp_path / "asked" / "models").exists()
+
+
+def test_check_says_whether_int8_would_be_published(tmp_path: Path, text: Data) -> None:
+    _, lines = _export(language_model_checkpoint(), tmp_path, data=text, check=True)
+    assert any(line.startswith("metrics of int8 graphs: perplexity") for line in lines)
+    assert not (tmp_path / "models").exists()
+
+
+def test_equal_checkpoints_give_equal_bytes(tmp_path: Path, text: Data) -> None:
+    first, second = (_export(language_model_checkpoint(), tmp_path / name, data=text)[0] for name in "ab")
+    assert {name: (first / name).read_bytes() for name in _files(first)} == {
+        name: (second / name).read_bytes() for name in _files(second)
+    }
+
+
+def test_the_fold_limit_reaches_the_graphs(tmp_path: Path, text: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(measurement.MARGINS, "int8", Margin(perplexity=0.1, spearman=0))
+    folder, _ = _export(language_model_checkpoint(), tmp_path, data=text, fold_limit=0)
+    bounds = load_bundle(folder).variants["int8"].activation_bounds
+    assert len(bounds) == 4  # the embedding is quantised too
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [({"cell": "transformer"}, "only recurrent models"), ({"head": "adaptive_softmax"}, "the head adaptive_softmax")],
+)
+def test_models_that_have_no_int8_graphs_are_told_why(
+    tmp_path: Path, text: Data, fields: dict[str, Any], why: str
+) -> None:
+    folder, _ = _export(language_model_checkpoint(), tmp_path)
+    bundle = load_bundle(folder)
+    other = msgspec.structs.replace(bundle, architecture=msgspec.structs.replace(bundle.architecture, **fields))
+    with pytest.raises(int8_variant.Int8Error, match=why):
+        int8_variant.add_int8(folder, other, language_model_checkpoint(), text, fold_limit=0)
