@@ -1,12 +1,13 @@
 """`hiddenstate export` and `hiddenstate evaluate`. Torch is imported only once one runs, so that --help is fast."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hiddenstate_exporter.cli_errors import clear_errors
+from hiddenstate_exporter.cli_publication import DATA, PART, STS, publication_options, take_publication, track
 
 if TYPE_CHECKING:
     from hiddenstate_exporter.measurement import Measured
@@ -40,87 +41,15 @@ Examples:
   hiddenstate evaluate models/encoder/1 --sts sts-dev.csv
 """
 
-DATA = click.option(
-    "--data",
-    "sources",
-    multiple=True,
-    metavar="SOURCE",
-    help="Text to measure a language model on: a .txt or .txt.xz file, a folder of them, or package:NAME. Repeatable.",
-)
-PART = click.option(
-    "--part",
-    type=click.Choice(["test", "valid", "train", "all"]),
-    default="test",
-    help="Which part of the text, as training divides it. test was held out, if the sources are those of the training; "
-    "all is for text that the model has never seen.",
-)
-STS = click.option(
-    "--sts",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Sentence pairs to measure a sentence encoder on, in the form of the STS Benchmark.",
-)
-
-
-class Variants(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
-    """Names of variants with commas between them."""
-
-    name = "variants"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Reads a list, in which fp32 must stand."""
-        names = value if isinstance(value, tuple) else tuple(name.strip() for name in value.split(","))
-        for name in names:
-            if name not in ("fp32", "int8"):
-                self.fail(f"{name!r} is none of fp32, int8", param, ctx)
-        if names and "fp32" not in names:
-            self.fail("fp32 is missing: servers fall back on it, and the others are measured against it", param, ctx)
-        return names
-
 
 @click.command("export", epilog=EXPORT_EPILOG, context_settings={"show_default": True})
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option(
-    "--to",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    metavar="FOLDER",
-    help="Folder of models; the bundle becomes FOLDER/NAME/VERSION.",
+@publication_options(
+    name="Name of the model.  [default: that of the checkpoint's folder, or of the package]",
+    license="Licence of the weights: SPDX, or in words.  [default: not stated; for a folder, what its README.md says]",
 )
-@click.option("--name", help="Name of the model.  [default: that of the checkpoint's folder, or of the package]")
-@click.option("--version", help="Version of the model.  [default: the next whole number]")
-@click.option(
-    "--license",
-    metavar="TEXT",
-    help="Licence of the weights: SPDX, or in words.  [default: not stated; for a folder, what its README.md says]",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float16", "float32"]),
-    default="float16",
-    help="What weights are stored in; the graphs compute in float32.",
-)
-@click.option(
-    "--variants",
-    type=Variants(),
-    default=(),
-    metavar="LIST",
-    help="Graphs to publish: fp32, or fp32,int8.  [default: fp32, and int8 if it passes its checks]",
-)
-@click.option(
-    "--fold-limit",
-    type=click.IntRange(min=0),
-    default=256,
-    metavar="MIB",
-    help="Memory that the embedding of int8 graphs may take once a server has multiplied it with the first layer's "
-    "weights; above it, those are multiplied for each token.",
-)
-@click.option("--check", is_flag=True, help="Go through everything and say what would be published, but write nothing.")
-@DATA
-@PART
-@STS
 @clear_errors
-def export(source: Path, sources: Sequence[str], part: Any, sts: Path | None, fold_limit: int, **options: Any) -> None:
+def export(source: Path, **options: Any) -> None:
     """Publish a model as a bundle that `hiddenstate serve` can serve.
 
     SOURCE is a checkpoint of `hiddenstate train` (best.pt), or a folder that sentence-transformers saved with a BERT in
@@ -134,11 +63,8 @@ def export(source: Path, sources: Sequence[str], part: Any, sts: Path | None, fo
     or their correlation within 0.005, of those, and each answer is the same to the bit alone and in any batch.
     """
     from hiddenstate_exporter import export as exporting
-    from hiddenstate_exporter.measurement import Data
 
-    data = Data(sources=sources, part=part, sts=sts)
-    settings = exporting.ExportOptions(data=data, fold_limit=fold_limit * 1024 * 1024, **options)
-    exporting.export(source, settings, echo=click.echo, track=_track)
+    exporting.export(source, take_publication(**options), echo=click.echo, track=track)
 
 
 @click.command("evaluate", epilog=EVALUATE_EPILOG, context_settings={"show_default": True})
@@ -172,18 +98,9 @@ def evaluate(
     loaded = load_bundle(bundle)
     reference = read_source(checkpoint).model if checkpoint else None
     data = Data(sources=sources, part=part, sts=sts)
-    measured = measure(bundle, loaded, data, checkpoint=reference, variant=variant, track=_track)
+    measured = measure(bundle, loaded, data, checkpoint=reference, variant=variant, track=track)
     _print_table(f"{loaded.name} {loaded.version} {variant}", measured)
     check_nothing_lost(measured, variant)
-
-
-def _track(sequence: Sequence[Any]) -> Iterable[Any]:
-    """Shows a progress bar on a terminal; on standard error, so that standard output holds results only."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(sequence, "measuring", console=console, transient=True, disable=not console.is_terminal)
 
 
 def _print_table(title: str, measured: "Measured") -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from hiddenstate_exporter.cli_errors import clear_errors
+from hiddenstate_exporter.cli_publication import publication_options, take_publication, track
 
 EPILOG = """
 \b
@@ -19,6 +20,9 @@ Examples:
   #    "vocabulary": {"words": "vocab.txt", "split": "whitespace"},
   #    "eos": "<eos>", "unk": "<unk>", "license": "MIT"}
 \b
+  # measure it, which int8 graphs need; of a text that it has never seen all is for that
+  hiddenstate import wikitext.pt wikitext.json --to models/ --data news.txt --part all
+\b
   # only say whether it can be published, and why not
   hiddenstate import wikitext.pt wikitext.json --to models/ --check
 """
@@ -27,25 +31,10 @@ Examples:
 @click.command("import", epilog=EPILOG, context_settings={"show_default": True})
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("description", type=click.Path(path_type=Path))
-@click.option(
-    "--to",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    metavar="FOLDER",
-    help="Folder of models; the bundle becomes FOLDER/NAME/VERSION.",
+@publication_options(
+    name="Name of the model.  [default: that of the checkpoint's file]",
+    license="Licence of the weights: SPDX, or in words.  [default: what DESCRIPTION says]",
 )
-@click.option("--name", help="Name of the model.  [default: that of the checkpoint's file]")
-@click.option("--version", help="Version of the model.  [default: the next whole number]")
-@click.option(
-    "--license", metavar="TEXT", help="Licence of the weights: SPDX, or in words.  [default: what DESCRIPTION says]"
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["float16", "float32"]),
-    default="float16",
-    help="What weights are stored in; the graphs compute in float32.",
-)
-@click.option("--check", is_flag=True, help="Go through everything and say what would be published, but write nothing.")
 @clear_errors
 def import_(checkpoint: Path, description: Path, **options: Any) -> None:
     """Publish a model that was trained elsewhere as a bundle that `hiddenstate serve` can serve.
@@ -55,7 +44,6 @@ def import_(checkpoint: Path, description: Path, **options: Any) -> None:
     page docs/exporter.md has all its fields. Every tensor must be used or listed there to be ignored. No code from
     CHECKPOINT is run. What follows is as with `hiddenstate export`.
     """
-    from hiddenstate_exporter.export import ExportOptions
     from hiddenstate_exporter.foreign_model import import_model
 
-    import_model(checkpoint, description, ExportOptions(**options), echo=click.echo)
+    import_model(checkpoint, description, take_publication(**options), echo=click.echo, track=track)

@@ -6,13 +6,19 @@ from pathlib import Path
 
 from hiddenstate_exporter.conversion import convert
 from hiddenstate_exporter.description import DescriptionError, read_description
+from hiddenstate_exporter.evaluation import Track
 from hiddenstate_exporter.export import ExportOptions, publish
 from hiddenstate_exporter.source import Source
 from hiddenstate_exporter.state_dict import read_state_dict
 
 
 def import_model(
-    weights: Path, description_path: Path, options: ExportOptions, *, echo: Callable[[str], None] = lambda line: None
+    weights: Path,
+    description_path: Path,
+    options: ExportOptions,
+    *,
+    echo: Callable[[str], None] = lambda line: None,
+    track: Track = iter,
 ) -> Path:
     """Publishes the model as `to/NAME/VERSION` and returns that folder; by default it is called as the weights' file.
 
@@ -30,4 +36,6 @@ def import_model(
     except DescriptionError as error:
         raise DescriptionError(f"{description_path}: {error}") from None
     options = dataclasses.replace(options, license=options.license or description.license)
-    return publish(Source(model=checkpoint, name=weights.stem, origin=weights.name), weights, options, echo=echo)
+    return publish(
+        Source(model=checkpoint, name=weights.stem, origin=weights.name), weights, options, echo=echo, track=track
+    )

@@ -12,7 +12,7 @@ from hiddenstate_exporter.checkpoint import Checkpoint
 from hiddenstate_exporter.checkpoint_model import language_model_of, sentence_encoder_of
 from hiddenstate_exporter.corpus import read_sources, split
 from hiddenstate_exporter.distillation import encode
-from hiddenstate_exporter.evaluation import Track, encode_sentences, score_language_model
+from hiddenstate_exporter.evaluation import Track, encode_sentences, mark_id, score_language_model
 from hiddenstate_exporter.language_model_task import score
 from hiddenstate_exporter.onnx_model import IdArray, OnnxLanguageModel, OnnxSentenceEncoder
 from hiddenstate_exporter.source import Model
@@ -20,7 +20,7 @@ from hiddenstate_exporter.sts import Encode, read_sts, spearman
 from hiddenstate_exporter.transformer_folder import TransformerFolder
 from hiddenstate_exporter.transformer_parity import encode_texts, load_rounded
 from hiddenstate_exporter.vocabulary import encode_stream, load_tokenizer
-from hiddenstate_server.bundle import TOKENIZER_FILE, Bundle, VariantName
+from hiddenstate_server.bundle import TOKENIZER_FILE, Bundle, LanguageModelSpec, VariantName
 
 Part = Literal["test", "valid", "train", "all"]
 
@@ -131,15 +131,18 @@ def _language_model(
 ) -> Measured:
     spec = bundle.language_model
     assert spec is not None  # load_bundle has checked it
-    stream = _stream(data, load_tokenizer(folder / TOKENIZER_FILE))
+    stream = _stream(data, load_tokenizer(folder / TOKENIZER_FILE), spec)
     onnx = score_language_model(OnnxLanguageModel(folder, graphs), spec, stream, track=track)
     if checkpoint is None:
         return Measured(asdict(onnx), {})
-    specials, tokens = spec.special_token_ids, torch.from_numpy(stream)
-    return Measured(
-        asdict(onnx),
-        asdict(score(language_model_of(checkpoint), tokens, special_ids=specials, unk_id=spec.unk_token_id)),
+    reference = score(
+        language_model_of(checkpoint),
+        torch.from_numpy(stream),
+        special_ids=spec.special_token_ids,
+        unk_id=spec.unk_token_id,
+        mark_id=mark_id(spec),
     )
+    return Measured(asdict(onnx), asdict(reference))
 
 
 def _sentence_encoder(
@@ -168,10 +171,12 @@ def _torch_encode(model: Model, tokenizer: Tokenizer) -> Encode:
     return lambda texts: encode(encoder, tokenizer, texts)
 
 
-def _stream(data: Data, tokenizer: Tokenizer) -> IdArray:
+def _stream(data: Data, tokenizer: Tokenizer, spec: LanguageModelSpec) -> IdArray:
     if not data.sources:
         raise MeasurementError("a language model is measured on text: give --data SOURCE")
     documents = read_sources(data.sources)
     if data.part == "all":
-        return encode_stream(tokenizer, [paragraph for document in documents for paragraph in document.paragraphs])
-    return encode_stream(tokenizer, getattr(split(documents), data.part))
+        paragraphs = [paragraph for document in documents for paragraph in document.paragraphs]
+    else:
+        paragraphs = getattr(split(documents), data.part)
+    return encode_stream(tokenizer, paragraphs, bos=spec.bos_token_id, eos=spec.eos_token_id)

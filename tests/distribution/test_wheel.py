@@ -95,6 +95,7 @@ def test_the_command_lists_what_needs_extras_too(thin_client: Path) -> None:
         ("serve", "server"),
         ("train language-model --data text --run-dir run", "exporter"),
         ("export folder --to models", "exporter"),
+        ("import text text --to models", "exporter"),
         ("evaluate folder", "exporter"),
     ],
 )

@@ -14,6 +14,7 @@ from torch import nn
 
 from foreign_models import (
     BOS,
+    EOS,
     WORDS,
     PlainEncoder,
     PlainLanguageModel,
@@ -24,7 +25,7 @@ from foreign_models import (
 from hiddenstate.v1.language_model_pb2 import PredictRequest, ScoreRequest
 from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
 from hiddenstate_exporter import parity
-from hiddenstate_exporter.cli import import_
+from hiddenstate_exporter.cli import evaluate, import_
 from hiddenstate_exporter.description import LanguageModelDescription, SentenceEncoderDescription, WordList
 from hiddenstate_server.bundle import load_bundle
 from serving import serving
@@ -156,6 +157,26 @@ def test_the_documentation_has_every_field(kind: type[msgspec.Struct]) -> None:
 def _documentation() -> str:
     text = (Path(__file__).parents[2] / "docs" / "exporter.md").read_text(encoding="utf-8")
     return text.partition("\n## Models from elsewhere\n")[2].partition("\n## ")[0]
+
+
+def test_it_is_measured_with_the_marks_of_its_own_and_gets_int8_graphs(tmp_path: Path) -> None:
+    plain = made(PlainLanguageModel("gru"))
+    texts = [f"w{n} w{(5 * n) % 26} w{(7 * n + 3) % 26}" for n in range(20)]
+    (tmp_path / "text.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    arguments = ("--data", str(tmp_path / "text.txt"), "--part", "all", "--dtype", "float32")
+    result = _import(tmp_path, plain, language_model_description("gru"), *arguments)
+    assert result.exit_code == 0, result.output
+    bundle = load_bundle(tmp_path / "models" / "model" / "1")
+    stream = [BOS]
+    for text in texts:
+        stream += [*(WORDS.index(word) for word in text.split()), EOS, BOS]
+    with torch.inference_mode():
+        log_probs = plain(torch.tensor(stream[:-2]))  # [tokens, vocab_size]
+    found = [float(log_probs[place, target]) for place, target in enumerate(stream[1:-1]) if target != BOS]
+    assert bundle.metrics["perplexity"] == pytest.approx(np.exp(-np.mean(found)), rel=1e-4)
+    assert "int8" in bundle.variants, result.output
+    evaluated = CliRunner().invoke(evaluate, [str(tmp_path / "models" / "model" / "1"), *arguments[:4]])
+    assert evaluated.exit_code == 0, evaluated.output
 
 
 @pytest.mark.parametrize(

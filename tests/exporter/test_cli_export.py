@@ -28,7 +28,7 @@ def _evaluate(*arguments: object) -> Result:
     return CliRunner().invoke(evaluate, [str(argument) for argument in arguments], env={"COLUMNS": "100"})
 
 
-@pytest.mark.parametrize("command", ["export", "evaluate"])
+@pytest.mark.parametrize("command", ["export", "import_", "evaluate"])
 def test_help_is_shown_without_importing_torch(command: str) -> None:
     code = (
         "import sys; from hiddenstate_exporter import cli; "
