@@ -30,7 +30,7 @@ def read_settings(path: Path, kind: type[Settings]) -> Settings:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         raise TransformerFolderError(f"{path}: no such file; the folder is not complete: copy it again") from None
-    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise TransformerFolderError(f"{path}: cannot be read: {error}") from None
 
 
