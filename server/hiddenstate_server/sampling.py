@@ -22,4 +22,5 @@ class Sampler:
         nucleus = self._top_p * cumulative[-1]
         kept = int(np.searchsorted(cumulative, nucleus)) + 1  # the fewest that hold top_p together
         kept = min(kept, len(weights))
-        return int(np.searchsorted(cumulative[:kept], self._random.random() * cumulative[kept - 1], side="right"))
+        choice = int(np.searchsorted(cumulative[:kept], self._random.random() * cumulative[kept - 1], side="right"))
+        return min(choice, kept - 1)  # a product that was rounded up, or is no number, points past the end

@@ -21,6 +21,9 @@ _HEADER = struct.Struct("<4s16sQ")
 _CHECKSUM_BYTES = 16
 _ROUNDING = 1e-5  # relative
 _MAX_TOKENS = 2**31  # far beyond any text, and below what usage.tokens_reused can tell
+# A cell of an LSTM moves by at most 1 a token, and nothing else in a state grows. Larger values would overflow in the
+# model, and what is no number there disturbs the whole batch.
+_MAX_VALUE = float(_MAX_TOKENS)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ def unpack_state(token: bytes, fingerprint: bytes, state_size: int) -> State:
             "state: belongs to another model or version; send it to that one, or send the text of the context instead"
         )
     values = np.frombuffer(body, dtype="<f4", offset=_HEADER.size).astype(np.float32)
-    if len(values) != state_size or not np.isfinite(values).all() or num_tokens > _MAX_TOKENS:
+    is_possible = (np.abs(values) <= _MAX_VALUE).all() and num_tokens <= _MAX_TOKENS  # NaN is not either
+    if len(values) != state_size or not is_possible:
         raise InvalidRequestError("state: does not hold a state of this model; send the text of the context instead")
     return State(values, num_tokens)
 

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from google.protobuf.message import Message
 
 from bundles import language_model_bundle
 from hiddenstate.v1.language_model_pb2 import GenerateRequest, GenerateResponse, PredictRequest, ScoreRequest, TokenIds
+from hiddenstate_server.state_token import State, pack_state
 from serving import Wire, failure, held, serving, until
 
 TEXT = "I would like to thank"
@@ -138,6 +140,22 @@ async def test_a_state_of_another_model_is_refused(wire: Wire, tmp_path: Path) -
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "state: " in (error.details() or "")
     assert await predicts(wire)
+
+
+async def test_a_forged_state_is_refused_and_disturbs_no_neighbour(wire: Wire) -> None:
+    model = wire.server.repository.language_model()
+    huge = State(np.full(model.bundle.language_model.state_size, 1e38, dtype=np.float32), 3)  # type: ignore[union-attr]
+    request = GenerateRequest(state=pack_state(huge, model.bundle.fingerprint), top_k=1)
+    with held(model) as gate:
+        first = asyncio.ensure_future(predicts(wire))
+        await gate.reached()
+        neighbour = asyncio.ensure_future(predicts(wire))
+        error = await failure(wire.language_model.Generate(request))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "state: does not hold a state of this model" in (error.details() or "")
+        gate.open()
+        assert await first
+        assert await neighbour
 
 
 async def test_a_state_that_was_cut_is_refused(wire: Wire) -> None:

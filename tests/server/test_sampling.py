@@ -40,3 +40,9 @@ def test_a_tiny_temperature_does_not_overflow() -> None:
 def test_the_same_seed_makes_the_same_choices() -> None:
     first, second = (Sampler(temperature=1.0, top_p=1.0, seed=11) for _ in range(2))
     assert [first.choose(LOG_PROBS) for _ in range(50)] == [second.choose(LOG_PROBS) for _ in range(50)]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_what_is_no_number_still_chooses_one_of_the_candidates(count: int) -> None:
+    sampler = Sampler(temperature=1.0, top_p=1.0, seed=1)
+    assert 0 <= sampler.choose(np.full(count, np.nan, dtype=np.float32)) < count
