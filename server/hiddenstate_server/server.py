@@ -51,7 +51,7 @@ class Server:
             interceptors=[
                 CallInterceptor(running=self.running, metrics=self.metrics.calls, log_calls=settings.log_calls)
             ],
-            options=_options(settings),
+            options=server_options(settings),
         )
 
     @classmethod
@@ -129,14 +129,15 @@ class Server:
         reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._rpc)
 
 
-def _options(settings: Settings) -> list[tuple[str, int]]:
+def server_options(settings: Settings) -> list[tuple[str, int]]:
+    """Returns the options of the gRPC server."""
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),
         # Else a second server on the same port would start, and take half of the calls.
         ("grpc.so_reuseport", 0),
         # Clients may ping every 10 s. gRPC's default is 5 min, and it ends the connection of those who ping more.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
         # A caller that vanished without a word must not hold its streams for two hours.
         ("grpc.keepalive_time_ms", 60_000),

@@ -1,8 +1,10 @@
 """The server as a whole: health, reflection, metrics over HTTP, ports, and the drain."""
 
 import asyncio
+import importlib
 import socket
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from prometheus_client.parser import text_string_to_metric_families
 
+from hiddenstate.connection import channel_options
 from hiddenstate.v1.language_model_pb2 import (
     GenerateRequest,
     GenerateResponse,
@@ -26,7 +29,7 @@ from hiddenstate.v1.model_pb2 import ListModelsRequest
 from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
 from hiddenstate_server.config import Settings
 from hiddenstate_server.errors import ConfigError
-from hiddenstate_server.server import Server
+from hiddenstate_server.server import Server, server_options
 from serving import WAIT_S, Wire, failure, held, serving, until
 
 SERVICES = {
@@ -109,6 +112,13 @@ def scrape(url: str) -> str:
     with urllib.request.urlopen(url, timeout=WAIT_S) as response:
         text: str = response.read().decode()
         return text
+
+
+@pytest.mark.parametrize("options", [server_options(Settings()), channel_options(1)], ids=["server", "client"])
+def test_grpc_knows_every_option_by_its_name(options: Sequence[tuple[str, Any]]) -> None:
+    # It ignores others without a word: with a name that it did not know, clients that pinged were cut off.
+    core = Path(str(importlib.import_module("grpc._cython.cygrpc").__file__)).read_bytes()
+    assert [name for name, _ in options if name.encode() + b"\0" not in core] == []
 
 
 @pytest.mark.parametrize("name", ["listen", "metrics"])
