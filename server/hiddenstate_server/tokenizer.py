@@ -42,8 +42,9 @@ class Tokenizer:
         return len(self.words)
 
     def encode(self, text: str) -> TokenArray:
-        """Returns the token ids of a text, [seq]."""
-        return np.array(self._tokenizer.encode(text).ids, dtype=np.int64)
+        """Returns the token ids of a text, [seq]; lets other threads run meanwhile."""
+        # As a batch of one, since the tokenizer's own `encode` keeps the GIL: seconds for a text of megabytes.
+        return np.array(self.encode_batch([text])[0], dtype=np.int64)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the token ids of each text; lets other threads run meanwhile."""

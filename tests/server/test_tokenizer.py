@@ -1,5 +1,7 @@
 """Words sorted by their beginnings."""
 
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,28 @@ def test_text_becomes_the_ids_of_its_words(models_dir: Path) -> None:
     assert [tokenizer.words[i] for i in ids] == ["the", "car", ",", "<unk>", "!"]
     assert tokenizer.encode_batch(["the car", "car"]) == [ids[:2].tolist(), ids[1:2].tolist()]
     assert tokenizer.words == [*SPECIALS, *WORDS]
+
+
+def test_a_long_text_lets_other_threads_run(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = Tokenizer.from_file(models_dir / "tiny-lm" / "1" / "tokenizer.json")
+    begun, ran = threading.Event(), threading.Event()
+
+    def run_once_begun() -> None:
+        begun.wait()
+        ran.set()
+
+    other = threading.Thread(target=run_once_begun)
+    other.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(100)  # so that the other thread runs only where this one lets it
+    try:
+        begun.set()
+        tokenizer.encode("the car " * 200_000)
+        ran_meanwhile = ran.is_set()
+    finally:
+        sys.setswitchinterval(interval)
+        other.join()
+    assert ran_meanwhile
 
 
 def test_a_text_is_cut_at_its_end_but_keeps_the_marks_around_it(tmp_path: Path) -> None:
