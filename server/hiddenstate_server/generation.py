@@ -84,4 +84,5 @@ class GenerationPlanner:
 
 def _check_range(field: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # a NaN is outside too
-        raise InvalidRequestError(f"{field}: is {value:g}; it must be {low:g} to {high:g}")
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+        raise InvalidRequestError(f"{field}: is {shown}; it must be {low:g} to {high:g}")

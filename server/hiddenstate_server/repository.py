@@ -101,7 +101,7 @@ class Repository:
             if model.name == (name or model.name) and model.version == (version or model.version)
         ]
         if not found:
-            wanted = f"{name[:64]!r}" + (f" version {version[:64]!r}" if version else "") if name else "of this kind"
+            wanted = (repr(name[:64]) if name else "of this kind") + (f" version {version[:64]!r}" if version else "")
             raise ModelNotFoundError(f"model: no model {wanted} for this call; there is: {there}")
         return found[-1]
 
