@@ -5,12 +5,13 @@ import onnx
 from numpy.typing import NDArray
 
 from hiddenstate_exporter.graph_builder import INT64, GraphBuilder
+from hiddenstate_exporter.int8_head import int8_log_probs
 from hiddenstate_exporter.int8_layer import H_BOUND
 from hiddenstate_exporter.int8_stack import Int8Stack
 from hiddenstate_exporter.language_model_graph import head_model, recurrent_model
 from hiddenstate_exporter.quantizer import Quantizer
 from hiddenstate_exporter.stack_shape import StackShape
-from hiddenstate_exporter.weights import Weights, tensor
+from hiddenstate_exporter.weights import Weights
 from hiddenstate_server.bundle import StateBound
 
 
@@ -35,9 +36,8 @@ def int8_head_graph(
 ) -> onnx.ModelProto:
     """Builds the graph `head`, whose `hidden` keeps within `bound`."""
     builder = quantizer.builder
-    matrix, bias = _decoder(weights, shape.output_size)
-    logits = quantizer.product("decoder", matrix, quantizer.quantize("hidden", bound), bias)  # [rows, vocab_size]
-    return head_model(builder, weights, token_ranks, shape.output_size, builder.op("LogSoftmax", logits, axis=1))
+    log_probs = int8_log_probs(quantizer, weights, shape.output_size, bound)
+    return head_model(builder, weights, token_ranks, shape.output_size, log_probs)
 
 
 def state_bounds(shape: StackShape, output_bound: float) -> tuple[StateBound, ...]:
@@ -77,19 +77,3 @@ class _LastToken:
     def of(self, value: str) -> str:
         """Returns [batch, width] of a value [seq, batch, width]."""
         return self._builder.op("GatherND", value, self._indices)
-
-
-def _decoder(weights: Weights, output_size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the decoder's weights [vocab_size, output_size] and bias, multiplied out with those of a projection.
-
-    What a projection gives has no bound near its usual size, and would be left with few of its 8 bits.
-    """
-    width = output_size
-    if "projection.weight" in weights:
-        width = tensor(weights, "projection.weight", (None, output_size)).shape[0]
-    matrix = tensor(weights, "decoder.weight", (None, width)).astype(np.float64)
-    bias = tensor(weights, "decoder.bias", (len(matrix),)).astype(np.float64)
-    if "projection.weight" not in weights:
-        return matrix, bias
-    bias += matrix @ tensor(weights, "projection.bias", (width,))
-    return matrix @ weights["projection.weight"], bias

@@ -1,12 +1,15 @@
 """Writes int8 products into a graph, and keeps the bound of everything that they read."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hiddenstate_exporter.graph_builder import MICROSOFT, GraphBuilder
+from hiddenstate_exporter.graph_builder import FLOAT, MICROSOFT, GraphBuilder
 from hiddenstate_exporter.quantization import ZERO_POINT, activation_scale, quantize_columns
+
+_HALF: Final = 0.5 * (1 + 1e-4)  # of a step: what rounding leaves, and float32 rounding of that
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,20 @@ class Quantizer:
             "" if bias is None else self.builder.stored_exactly(f"{name}.bias", bias.astype(np.float32)),
             domain=MICROSOFT,
         )
+
+    def fine_product(self, name: str, matrix: NDArray[np.floating], value: str, bound: float) -> str:
+        """Like `product` without bias, for a float32 value whose bound is far above its usual size.
+
+        The value is rounded to 8 bits and what that leaves of it to 8 more, so that a hundredth of the bound still has
+        as many steps as another value has.
+        """
+        coarse = self.quantize(value, bound)
+        steps = self.builder.op("Cast", coarse.value, to=FLOAT)
+        offset = self.builder.op("Sub", steps, self.builder.constant(ZERO_POINT, np.float32))
+        rest = self.builder.op("Sub", value, self.builder.op("Mul", offset, self._scale(bound)))
+        fine = self.quantize(rest, activation_scale(bound) * _HALF)
+        products = (self.product(name, matrix, rows) for rows in (coarse, fine))
+        return self.builder.op("Add", *products)
 
     def _scale(self, bound: float) -> str:
         return self.builder.constant(activation_scale(bound), np.float32)
