@@ -13,6 +13,7 @@ from hiddenstate.errors import CallCancelledError, call_error
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_S = 10.0
+_ENDLESS_S = 1e9  # 30 years
 # Of one message, either way. gRPC's own limit for replies, 4 MiB, is 2,700 vectors of 384 components.
 DEFAULT_MAX_MESSAGE_BYTES = 64 * 2**20
 
@@ -50,8 +51,10 @@ class Connection:
         self._timeout_s = timeout_s
 
     def timeout(self, timeout_s: float | None) -> float | None:
-        """Returns the seconds that a call may take: its own choice, or the client's."""
-        return self._timeout_s if timeout_s is None else timeout_s
+        """Returns the seconds that a call may take: its own choice, or the client's. None sets no limit."""
+        wanted = self._timeout_s if timeout_s is None else timeout_s
+        # gRPC's clock would overflow: infinity was a deadline that had passed.
+        return None if wanted is None or wanted > _ENDLESS_S else wanted
 
     @contextmanager
     def calling(self) -> Iterator[None]:

@@ -163,6 +163,13 @@ def test_silence_ends_with_the_clients_deadline_or_the_calls_own(server: Running
         client.predict("I", timeout_s=0.05)
 
 
+@pytest.mark.parametrize("timeout_s", [float("inf"), 1e300])
+def test_an_endless_timeout_is_no_deadline(client: Client, timeout_s: float) -> None:
+    assert client.predict("I", timeout_s=timeout_s).candidates
+    with client.open_stream() as stream, stream.context() as context:
+        assert context.predict("I", timeout_s=timeout_s).candidates
+
+
 def test_no_server_at_the_address_is_said_with_the_address_and_what_to_do() -> None:
     with Client("127.0.0.1:9") as client, pytest.raises(UnavailableError) as caught:
         client.predict("I")

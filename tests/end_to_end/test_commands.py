@@ -155,6 +155,14 @@ def test_a_failed_encode_leaves_no_file_behind(run: Command, tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
+def test_an_output_that_cannot_be_written_is_told_in_one_line(run: Command, tmp_path: Path) -> None:
+    result = run("encode", "the car", "-o", str(tmp_path / "nowhere" / "v.npy"))
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"Error: {tmp_path / 'nowhere' / 'v.npy'}: No such file or directory\n"
+    result = run("encode", "the car", "-o", "/dev/full")
+    assert (result.exit_code, result.stderr) == (1, "Error: No space left on device\n")
+
+
 def test_a_server_that_is_not_there_is_named(run: Command) -> None:
     result = run("predict", "the", "--server", "127.0.0.1:9", "--timeout-s", "5")
     assert result.exit_code == 1

@@ -1,5 +1,6 @@
 """The command group: commands of the extras load when they are called, and errors become one line."""
 
+import errno
 import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,10 @@ class Group(click.Group):
             raise click.ClickException(str(error)) from error
         except ModuleNotFoundError as error:
             raise _missing_extra(ctx.invoked_subcommand or "", error) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # click ends quietly where nobody reads on
+            raise click.ClickException(_in_words(error)) from error
         except KeyboardInterrupt:
             click.echo(err=True)
             ctx.exit(130)  # as a shell reports a command that Ctrl-C ended
@@ -81,6 +86,11 @@ def _load(name: str, extra: ExtraCommand) -> click.Command:
         raise _missing_extra(name, error) from error
     assert isinstance(command, click.Command)
     return command
+
+
+def _in_words(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def _missing_extra(name: str, error: ModuleNotFoundError) -> Exception:

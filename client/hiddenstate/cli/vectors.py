@@ -84,5 +84,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         with part.open("xb") as file:
             yield file
         part.replace(path)
+    except OSError as error:
+        error.filename = error.filename and str(path)  # the other name means nothing to anybody else
+        raise
     finally:
         part.unlink(missing_ok=True)
