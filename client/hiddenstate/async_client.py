@@ -106,7 +106,7 @@ class AsyncClient:
             prefix: The letters of the word being typed: only words that begin with them are candidates.
             state: From an earlier prediction of the same model version; the context is appended to what it remembers.
             return_state: Whether the prediction carries the state after the context.
-            model: Name of the model; empty takes the server's default language model.
+            model: Name of the model; empty takes the server's only language model.
             model_version: Its version; empty takes the newest.
             timeout_s: The most that this call may take; None takes the client's.
         """
@@ -158,7 +158,7 @@ class AsyncClient:
             stop_words: Words that end the text; the one that was met is the last word.
             state: From an earlier reply of the same model version, to continue from.
             return_state: Whether the state after the last word is wanted (see `AsyncGeneration.state`).
-            model: Name of the model; empty takes the server's default language model.
+            model: Name of the model; empty takes the server's only language model.
             model_version: Its version; empty takes the newest.
             timeout_s: The most that the whole text may take; None takes the client's.
         """
@@ -196,7 +196,7 @@ class AsyncClient:
             text: What to score.
             tokens: The same as token ids, in place of text.
             state: From an earlier reply of the same model version: the text is scored as its continuation.
-            model: Name of the model; empty takes the server's default language model.
+            model: Name of the model; empty takes the server's only language model.
             model_version: Its version; empty takes the newest.
             timeout_s: The most that this call may take; None takes the client's.
         """
@@ -221,7 +221,7 @@ class AsyncClient:
             sentences: None of them may be empty. No sentences at all give [0, dimension].
             batch_size: The most sentences of one call; four calls are under way at a time.
             truncate: Whether a sentence longer than the model's max_seq_length is cut at its end rather than refused.
-            model: Name of the model; empty takes the server's default sentence encoder.
+            model: Name of the model; empty takes the server's only sentence encoder.
             model_version: Its version; empty takes the newest.
             timeout_s: The most that each call of a batch may take; None takes the client's.
         """

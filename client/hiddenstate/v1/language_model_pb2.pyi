@@ -81,7 +81,9 @@ class PredictRequest(google.protobuf.message.Message):
     TOP_K_FIELD_NUMBER: builtins.int
     PREFIX_FIELD_NUMBER: builtins.int
     model: builtins.str
-    """Name of the model; empty takes the server's only (or default) language model. NOT_FOUND if there is none."""
+    """Name of the model; empty takes the server's only language model. NOT_FOUND if there is none, INVALID_ARGUMENT if
+    there are several.
+    """
     model_version: builtins.str
     """Version of the model; empty takes the newest."""
     text: builtins.str
@@ -288,7 +290,9 @@ class GenerateRequest(google.protobuf.message.Message):
     SEED_FIELD_NUMBER: builtins.int
     STOP_WORDS_FIELD_NUMBER: builtins.int
     model: builtins.str
-    """Name of the model; empty takes the server's only (or default) language model."""
+    """Name of the model; empty takes the server's only language model. NOT_FOUND if there is none, INVALID_ARGUMENT if
+    there are several.
+    """
     model_version: builtins.str
     """Version of the model; empty takes the newest."""
     text: builtins.str
@@ -434,7 +438,9 @@ class ScoreRequest(google.protobuf.message.Message):
     TOKENS_FIELD_NUMBER: builtins.int
     STATE_FIELD_NUMBER: builtins.int
     model: builtins.str
-    """Name of the model; empty takes the server's only (or default) language model."""
+    """Name of the model; empty takes the server's only language model. NOT_FOUND if there is none, INVALID_ARGUMENT if
+    there are several.
+    """
     model_version: builtins.str
     """Version of the model; empty takes the newest."""
     text: builtins.str

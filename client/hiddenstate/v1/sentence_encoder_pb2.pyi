@@ -30,7 +30,9 @@ class EncodeRequest(google.protobuf.message.Message):
     SENTENCES_FIELD_NUMBER: builtins.int
     TRUNCATE_FIELD_NUMBER: builtins.int
     model: builtins.str
-    """Name of the model; empty takes the server's only (or default) sentence encoder. NOT_FOUND if there is none."""
+    """Name of the model; empty takes the server's only sentence encoder. NOT_FOUND if there is none, INVALID_ARGUMENT if
+    there are several.
+    """
     model_version: builtins.str
     """Version of the model; empty takes the newest."""
     truncate: builtins.bool
