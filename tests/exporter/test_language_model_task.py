@@ -116,6 +116,7 @@ def test_an_untrained_model_is_as_good_as_guessing() -> None:
 
 def test_accuracy_counts_words_only_and_never_guesses_a_special_token() -> None:
     model = make_model(embedding_size=4, hidden_size=4)
+    assert isinstance(model.decoder, torch.nn.Linear)
     with torch.no_grad():  # whatever was read, the order of guesses is 0, 1, 5, 4, 3, ...
         model.decoder.weight.zero_()
         model.decoder.bias.copy_(torch.tensor([9.0, 8.0, 1.0, 2.0, 3.0, 4.0] + [0.0] * (VOCAB - 6)))

@@ -21,6 +21,10 @@ def _save(path: Path, content: Any) -> Path:
     return path
 
 
+def _arrays() -> dict[str, Any]:
+    return {name: tensor.numpy() for name, tensor in TENSORS.items()}
+
+
 def _same(found: dict[str, Tensor]) -> bool:
     return found.keys() == TENSORS.keys() and all(torch.equal(found[name], TENSORS[name]) for name in TENSORS)
 
@@ -41,7 +45,7 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
 
 
 def test_arrays_of_numpy_are_read(tmp_path: Path) -> None:
-    np.savez(tmp_path / "model.npz", **{name: tensor.numpy() for name, tensor in TENSORS.items()})
+    np.savez(tmp_path / "model.npz", **_arrays())
     assert _same(read_state_dict(tmp_path / "model.npz"))
 
 
@@ -108,7 +112,7 @@ def test_half_a_file_is_refused(tmp_path: Path, ending: str) -> None:
     if ending == "pt":
         torch.save(TENSORS, path)
     elif ending == "npz":
-        np.savez(path, **{name: tensor.numpy() for name, tensor in TENSORS.items()})
+        np.savez(path, **_arrays())
     else:
         save_file(TENSORS, path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
