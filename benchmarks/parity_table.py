@@ -1,10 +1,11 @@
 """Exports every architecture from random weights and writes how far its graphs are from PyTorch into a page.
 
     python benchmarks/parity_table.py --page docs/architectures.md   # all of them, into the page
-    python benchmarks/parity_table.py --hidden-size 32 --depth 2     # some of them, on the terminal
+    python benchmarks/parity_table.py --depth 2 --wide 0             # some of them, on the terminal
 
-Each model goes through `hiddenstate export`, whose grid of batch sizes, lengths, ragged lengths and initial states it
-has to pass; the numbers are those of its bundle, for each variant the largest difference of any output in any case.
+Each model is built as by `hiddenstate export`, and has to pass its grid of batch sizes, lengths, ragged lengths and
+initial states; the numbers are those of its bundle, for each variant the largest difference of any output in any case.
+Nothing is measured on text: random weights know none.
 """
 
 import itertools
@@ -20,18 +21,19 @@ import click
 import torch
 from torch import nn
 
-from hiddenstate_exporter.checkpoint import Checkpoint, save_checkpoint
-from hiddenstate_exporter.export import ExportOptions, export
+from hiddenstate_exporter.build import Label, build_bundle
+from hiddenstate_exporter.checkpoint import Checkpoint
+from hiddenstate_exporter.int8_variant import build_int8
 from hiddenstate_exporter.language_model import LanguageModel, LanguageModelConfig
 from hiddenstate_exporter.pooling_graph import Pooling
 from hiddenstate_exporter.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
 from hiddenstate_exporter.stack_shape import Cell, Connections
 from hiddenstate_exporter.vocabulary import train_word_tokenizer
-from hiddenstate_server.bundle import Kind, VariantName, load_bundle
+from hiddenstate_server.bundle import Kind, VariantName
 
 VOCAB_SIZE: Final = 200
 DEPTHS: Final = (1, 2, 4)
-HIDDEN_SIZES: Final = (32, 256)
+WIDE_DEPTH: Final = 2  # also of the models with other poolings
 BEGIN, END = "<!-- written by benchmarks/parity_table.py -->", "<!-- end -->"
 
 Worst = dict[VariantName, float]  # of each variant of a bundle the largest difference
@@ -72,34 +74,44 @@ class Table:
 
 
 @click.command()
-@click.option("--hidden-size", "hidden_sizes", multiple=True, type=int, default=HIDDEN_SIZES, show_default=True)
+@click.option("--hidden-size", default=32, show_default=True)
 @click.option("--depth", "depths", multiple=True, type=int, default=DEPTHS, show_default=True)
+@click.option(
+    "--wide", default=256, show_default=True, help=f"Hidden size of more models of depth {WIDE_DEPTH}; 0: none."
+)
 @click.option("--page", type=click.Path(path_type=Path, exists=True), help="Page to write into, between its marks.")
 @click.option("--threads", default=1, show_default=True, help="CPU threads of PyTorch.")
 @click.option("--seed", default=0, show_default=True, help="Of the weights.")
-def main(hidden_sizes: Sequence[int], depths: Sequence[int], page: Path | None, threads: int, seed: int) -> None:
+def main(hidden_size: int, depths: Sequence[int], wide: int, page: Path | None, threads: int, seed: int) -> None:
     """Exports every architecture and tells how far its graphs are from PyTorch."""
     torch.set_num_threads(threads)
     packages = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "torch"))
     lines = [f"Measured with {packages} on {platform.machine()}; weights drawn from seed {seed}."]
-    for hidden_size in hidden_sizes:
-        table = Table([f"depth {depth}" for depth in depths])
-        for row, depth in itertools.product(_stacks(), depths):
-            table.results[row, f"depth {depth}"] = _worst(row, hidden_size, depth, seed)
-        head = ["model", "direction", "cell", "connections"]
-        lines += ["", f"Hidden size {hidden_size}, encoders with mean pooling:", "", *table.lines(head, Row.words)]
-    poolings = Table(get_args(Pooling))
-    for row in _poolings():
-        key = Row(kind=row.kind, bidirectional=row.bidirectional, cell=row.cell)
-        poolings.results[key, row.pooling] = _worst(row, hidden_sizes[0], 2, seed)
-    head = ["model", "direction", "cell"]
-    lines += ["", f"Poolings, hidden size {hidden_sizes[0]}, depth 2:", ""]
-    lines += poolings.lines(head, lambda row: row.words()[:3])
+    lines += _stack_table(hidden_size, depths, seed)
+    lines += _pooling_table(hidden_size, seed)
+    lines += _stack_table(wide, [WIDE_DEPTH], seed) if wide else []
     click.echo("\n".join(lines))
     if page is not None:
         before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
         _, _, after = rest.partition(END)
         page.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{after}", encoding="utf-8")
+
+
+def _stack_table(hidden_size: int, depths: Sequence[int], seed: int) -> Iterator[str]:
+    table = Table([f"depth {depth}" for depth in depths])
+    for row, depth in itertools.product(_stacks(), depths):
+        table.results[row, f"depth {depth}"] = _worst(row, hidden_size, depth, seed)
+    yield from ("", f"Hidden size {hidden_size}, encoders with mean pooling:", "")
+    yield from table.lines(["model", "direction", "cell", "connections"], Row.words)
+
+
+def _pooling_table(hidden_size: int, seed: int) -> Iterator[str]:
+    table = Table(get_args(Pooling))
+    for row in _poolings():
+        key = Row(kind=row.kind, bidirectional=row.bidirectional, cell=row.cell)
+        table.results[key, row.pooling] = _worst(row, hidden_size, WIDE_DEPTH, seed)
+    yield from ("", f"Poolings, hidden size {hidden_size}, depth {WIDE_DEPTH}, no connections:", "")
+    yield from table.lines(["model", "direction", "cell"], lambda row: row.words()[:3])
 
 
 def _stacks() -> Iterator[Row]:
@@ -120,12 +132,13 @@ def _poolings() -> Iterator[Row]:
 
 
 def _worst(row: Row, hidden_size: int, depth: int, seed: int) -> Worst:
-    """Exports a model and returns what its bundle says."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.pt"
-        save_checkpoint(path, _checkpoint(row, hidden_size, depth, seed))
-        published = export(path, ExportOptions(to=Path(folder) / "models", name="model"))
-        variants = load_bundle(published).variants
+    """Builds a model's bundle and returns what it says."""
+    checkpoint = _checkpoint(row, hidden_size, depth, seed)
+    label = Label(name="model", version="1", license="none", dtype="float16")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bundle = build_bundle(folder, checkpoint, label)
+        variants = {**bundle.variants, "int8": build_int8(folder, bundle, checkpoint)}
     worst: Worst = {name: variant.parity.worst for name, variant in variants.items()}
     click.echo(f"{' '.join(row.words())} {row.pooling} {depth}x{hidden_size}: {worst}", err=True)
     return worst
@@ -143,7 +156,7 @@ def _checkpoint(row: Row, hidden_size: int, depth: int, seed: int) -> Checkpoint
     }
     model: LanguageModel | SentenceEncoder
     if row.kind == "language_model":
-        model = LanguageModel(LanguageModelConfig(**stack))
+        model = LanguageModel(LanguageModelConfig(**stack, tied=False))  # so that logits are of a usual size
     else:
         encoder: dict[str, Any] = {"dimension": hidden_size, "pooling": row.pooling, "bidirectional": row.bidirectional}
         model = SentenceEncoder(SentenceEncoderConfig(**stack, **encoder))
