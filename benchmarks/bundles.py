@@ -15,14 +15,14 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
-from hiddenstate_exporter.graph import write_language_model_graphs, write_sentence_encoder_graphs
-from hiddenstate_exporter.graph_builder import OPSET
-from hiddenstate_exporter.int8_graph import (
+from hiddenstate_exporter.graphs.graph import write_language_model_graphs, write_sentence_encoder_graphs
+from hiddenstate_exporter.graphs.graph_builder import OPSET
+from hiddenstate_exporter.graphs.int8_graph import (
     Int8Graphs,
     write_int8_language_model_graphs,
     write_int8_sentence_encoder_graphs,
 )
-from hiddenstate_exporter.stack_shape import StackShape, tensor_shapes
+from hiddenstate_exporter.graphs.stack_shape import StackShape, tensor_shapes
 from hiddenstate_server.bundle import (
     CARD_FILE,
     SCHEMA_VERSION,

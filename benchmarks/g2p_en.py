@@ -29,9 +29,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from hiddenstate import AsyncClient
-from hiddenstate_exporter.export import ExportOptions
-from hiddenstate_exporter.foreign_model import import_model
-from hiddenstate_exporter.weights import StoredDtype
+from hiddenstate_exporter.foreign.model import import_model
+from hiddenstate_exporter.graphs.weights import StoredDtype
+from hiddenstate_exporter.publishing.export import ExportOptions
 from hiddenstate_server.bundle import load_bundle
 from hiddenstate_server.config import Settings
 from hiddenstate_server.server import Server

@@ -21,14 +21,14 @@ import click
 import torch
 from torch import nn
 
-from hiddenstate_exporter.build import Label, build_bundle
-from hiddenstate_exporter.checkpoint import Checkpoint
-from hiddenstate_exporter.int8_variant import build_int8
-from hiddenstate_exporter.language_model import LanguageModel, LanguageModelConfig
-from hiddenstate_exporter.pooling_graph import Pooling
-from hiddenstate_exporter.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
-from hiddenstate_exporter.stack_shape import Cell, Connections
-from hiddenstate_exporter.vocabulary import train_word_tokenizer
+from hiddenstate_exporter.graphs.pooling_graph import Pooling
+from hiddenstate_exporter.graphs.stack_shape import Cell, Connections
+from hiddenstate_exporter.networks.language_model import LanguageModel, LanguageModelConfig
+from hiddenstate_exporter.networks.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
+from hiddenstate_exporter.publishing.build import Label, build_bundle
+from hiddenstate_exporter.publishing.int8_variant import build_int8
+from hiddenstate_exporter.training.checkpoint import Checkpoint
+from hiddenstate_exporter.training.vocabulary import train_word_tokenizer
 from hiddenstate_server.bundle import Kind, VariantName
 
 VOCAB_SIZE: Final = 200

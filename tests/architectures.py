@@ -2,7 +2,7 @@
 
 from typing import Final, get_args
 
-from hiddenstate_exporter.stack_shape import Cell, Connections
+from hiddenstate_exporter.graphs.stack_shape import Cell, Connections
 
 CELLS: Final[tuple[Cell, ...]] = get_args(Cell)
 CONNECTIONS: Final[tuple[Connections, ...]] = get_args(Connections)

@@ -9,11 +9,11 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
-from hiddenstate_exporter.graph import write_language_model_graphs, write_sentence_encoder_graphs
-from hiddenstate_exporter.graph_builder import OPSET
-from hiddenstate_exporter.pooling_graph import Pooling
-from hiddenstate_exporter.stack_shape import Cell, Connections, StackShape, tensor_shapes
-from hiddenstate_exporter.weights import StoredDtype
+from hiddenstate_exporter.graphs.graph import write_language_model_graphs, write_sentence_encoder_graphs
+from hiddenstate_exporter.graphs.graph_builder import OPSET
+from hiddenstate_exporter.graphs.pooling_graph import Pooling
+from hiddenstate_exporter.graphs.stack_shape import Cell, Connections, StackShape, tensor_shapes
+from hiddenstate_exporter.graphs.weights import StoredDtype
 from hiddenstate_server.bundle import (
     CARD_FILE,
     SCHEMA_VERSION,

@@ -14,10 +14,10 @@ from bundles import (
     sentence_encoder_weights,
     word_tokenizer,
 )
-from hiddenstate_exporter.checkpoint import Checkpoint, save_checkpoint
-from hiddenstate_exporter.language_model import LanguageModelConfig
-from hiddenstate_exporter.sentence_encoder import SentenceEncoderConfig
-from hiddenstate_exporter.stack_shape import Cell, Connections
+from hiddenstate_exporter.graphs.stack_shape import Cell, Connections
+from hiddenstate_exporter.networks.language_model import LanguageModelConfig
+from hiddenstate_exporter.networks.sentence_encoder import SentenceEncoderConfig
+from hiddenstate_exporter.training.checkpoint import Checkpoint, save_checkpoint
 
 VOCABULARY = [*SPECIALS, *WORDS]
 TRAINING = {"data": "random numbers from a seed", "command": "hiddenstate train x", "seconds": 61.5, "epochs": 1.5}

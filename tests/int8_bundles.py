@@ -13,14 +13,14 @@ from bundles import (
     sentence_encoder_bundle,
     sentence_encoder_weights,
 )
-from hiddenstate_exporter.int8_embedding import FOLD_LIMIT
-from hiddenstate_exporter.int8_graph import (
+from hiddenstate_exporter.graphs.int8_embedding import FOLD_LIMIT
+from hiddenstate_exporter.graphs.int8_graph import (
     Int8Graphs,
     write_int8_language_model_graphs,
     write_int8_sentence_encoder_graphs,
 )
-from hiddenstate_exporter.pooling_graph import Pooling
-from hiddenstate_exporter.stack_shape import StackShape
+from hiddenstate_exporter.graphs.pooling_graph import Pooling
+from hiddenstate_exporter.graphs.stack_shape import StackShape
 from hiddenstate_server.bundle import Parity, Variant, load_bundle, write_bundle
 from hiddenstate_server.tokenizer import word_ranks
 

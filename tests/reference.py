@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from hiddenstate_exporter.weights import Weights
+from hiddenstate_exporter.graphs.weights import Weights
 
 Floats = NDArray[np.float64]
 State = list[tuple[Floats, Floats]]  # h and c of each layer; c is of LSTM cells only

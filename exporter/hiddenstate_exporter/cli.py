@@ -2,10 +2,10 @@
 
 import click
 
-from hiddenstate_exporter.cli_encoder import sentence_encoder
-from hiddenstate_exporter.cli_export import evaluate, export
-from hiddenstate_exporter.cli_import import import_
-from hiddenstate_exporter.cli_language_model import language_model
+from hiddenstate_exporter.commands.export import evaluate, export
+from hiddenstate_exporter.commands.import_model import import_
+from hiddenstate_exporter.commands.train_language_model import language_model
+from hiddenstate_exporter.commands.train_sentence_encoder import sentence_encoder
 
 __all__ = ["evaluate", "export", "import_", "train"]
 

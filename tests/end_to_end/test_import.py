@@ -24,9 +24,9 @@ from foreign_models import (
 )
 from hiddenstate.v1.language_model_pb2 import PredictRequest, ScoreRequest
 from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
-from hiddenstate_exporter import parity
 from hiddenstate_exporter.cli import evaluate, import_
-from hiddenstate_exporter.description import LanguageModelDescription, SentenceEncoderDescription, WordList
+from hiddenstate_exporter.foreign.description import LanguageModelDescription, SentenceEncoderDescription, WordList
+from hiddenstate_exporter.publishing import parity
 from hiddenstate_server.bundle import load_bundle
 from serving import serving
 

@@ -9,8 +9,8 @@ import pytest
 import pytest_asyncio
 
 from hiddenstate import AsyncClient, InvalidRequestError
-from hiddenstate_exporter import parity
-from hiddenstate_exporter.export import ExportOptions, export
+from hiddenstate_exporter.publishing import parity
+from hiddenstate_exporter.publishing.export import ExportOptions, export
 from serving import serving
 from teachers import sentences
 from transformers_folder import HIDDEN_SIZE, MAX_SEQ_LENGTH, load, write_transformer

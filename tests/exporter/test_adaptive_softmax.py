@@ -11,16 +11,16 @@ from click.testing import CliRunner, Result
 
 from checkpoints import VOCABULARY
 from hiddenstate.v1.language_model_pb2 import PredictRequest
-from hiddenstate_exporter import parity
-from hiddenstate_exporter.adaptive_softmax import AdaptiveSoftmax
-from hiddenstate_exporter.checkpoint import load_checkpoint
-from hiddenstate_exporter.checkpoint_model import weights_of
 from hiddenstate_exporter.cli import export, train
-from hiddenstate_exporter.graph import write_language_model_graphs
-from hiddenstate_exporter.language_model import LanguageModel, LanguageModelConfig
-from hiddenstate_exporter.language_model_parity import check_language_model
-from hiddenstate_exporter.onnx_model import IdArray, OnnxLanguageModel
-from hiddenstate_exporter.weights import WeightsError
+from hiddenstate_exporter.graphs.graph import write_language_model_graphs
+from hiddenstate_exporter.graphs.weights import WeightsError
+from hiddenstate_exporter.networks.adaptive_softmax import AdaptiveSoftmax
+from hiddenstate_exporter.networks.language_model import LanguageModel, LanguageModelConfig
+from hiddenstate_exporter.publishing import parity
+from hiddenstate_exporter.publishing.checkpoint_model import weights_of
+from hiddenstate_exporter.publishing.language_model_parity import check_language_model
+from hiddenstate_exporter.publishing.onnx_model import IdArray, OnnxLanguageModel
+from hiddenstate_exporter.training.checkpoint import load_checkpoint
 from hiddenstate_server.bundle import load_bundle
 from hiddenstate_server.tokenizer import word_ranks
 from serving import serving

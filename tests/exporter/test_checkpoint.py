@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hiddenstate_exporter.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from hiddenstate_exporter.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 
 
 def make_checkpoint() -> Checkpoint:

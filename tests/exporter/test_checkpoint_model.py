@@ -9,16 +9,16 @@ from torch import Tensor
 
 from architectures import STACKS
 from checkpoints import language_model_checkpoint, sentence_encoder_checkpoint
-from hiddenstate_exporter.checkpoint import Checkpoint, CheckpointError
-from hiddenstate_exporter.checkpoint_model import (
+from hiddenstate_exporter.graphs.stack_shape import Cell, Connections
+from hiddenstate_exporter.graphs.weights import WeightsError
+from hiddenstate_exporter.publishing.checkpoint_model import (
     count_parameters,
     language_model_of,
     round_model,
     sentence_encoder_of,
     weights_of,
 )
-from hiddenstate_exporter.stack_shape import Cell, Connections
-from hiddenstate_exporter.weights import WeightsError
+from hiddenstate_exporter.training.checkpoint import Checkpoint, CheckpointError
 
 
 def _with_config(checkpoint: Checkpoint, **fields: Any) -> Checkpoint:

@@ -9,14 +9,14 @@ import torch
 from click.testing import CliRunner, Result
 from tokenizers import Tokenizer
 
-from hiddenstate_exporter import sentence_encoder_run, teacher
-from hiddenstate_exporter.checkpoint import load_checkpoint
 from hiddenstate_exporter.cli import train
-from hiddenstate_exporter.distillation import encode
-from hiddenstate_exporter.export import ExportOptions, export
-from hiddenstate_exporter.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
-from hiddenstate_exporter.sts import read_sts, spearman
-from hiddenstate_exporter.training import Outcome
+from hiddenstate_exporter.networks.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
+from hiddenstate_exporter.publishing.export import ExportOptions, export
+from hiddenstate_exporter.training import sentence_encoder_run, teacher
+from hiddenstate_exporter.training.checkpoint import load_checkpoint
+from hiddenstate_exporter.training.distillation import encode
+from hiddenstate_exporter.training.loop import Outcome
+from hiddenstate_exporter.training.sts import read_sts, spearman
 from hiddenstate_server.bundle import load_bundle
 from teachers import WordTeacher, sentences
 

@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from hiddenstate_exporter.cli_errors import clear_errors, command_line
+from hiddenstate_exporter.commands.errors import clear_errors, command_line
 
 
 def make_command(error: Exception | None = None) -> click.Command:

@@ -7,8 +7,8 @@ from click.testing import CliRunner, Result
 
 from bundles import language_model_bundle
 from checkpoints import language_model_checkpoint, saved, sentence_encoder_checkpoint
-from hiddenstate_exporter import parity
 from hiddenstate_exporter.cli import evaluate, export
+from hiddenstate_exporter.publishing import parity
 from hiddenstate_server.bundle import load_bundle
 from int8_bundles import int8_language_model_bundle
 

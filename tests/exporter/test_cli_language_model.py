@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from hiddenstate_exporter.checkpoint import load_checkpoint
 from hiddenstate_exporter.cli import train
-from hiddenstate_exporter.corpus import read_sources, split
-from hiddenstate_exporter.export import ExportOptions, export
-from hiddenstate_exporter.language_model import LanguageModel, LanguageModelConfig
-from hiddenstate_exporter.language_model_task import LanguageModelTask
-from hiddenstate_exporter.vocabulary import tokenizer_from_text
+from hiddenstate_exporter.networks.language_model import LanguageModel, LanguageModelConfig
+from hiddenstate_exporter.publishing.export import ExportOptions, export
+from hiddenstate_exporter.training.checkpoint import load_checkpoint
+from hiddenstate_exporter.training.corpus import read_sources, split
+from hiddenstate_exporter.training.language_model_task import LanguageModelTask
+from hiddenstate_exporter.training.vocabulary import tokenizer_from_text
 
 SMALL = "--vocab-size 17 --embedding-size 16 --hidden-size 16 --num-layers 1 --batch-size 4 --bptt 8 --threads 1"
 NAMES = ("Anna", "Bert", "Carla", "Dora", "Emil")

@@ -17,10 +17,10 @@ from foreign_models import (
     language_model_description,
     made,
 )
-from hiddenstate_exporter.checkpoint import Checkpoint
-from hiddenstate_exporter.checkpoint_model import language_model_of, sentence_encoder_of
-from hiddenstate_exporter.conversion import convert
-from hiddenstate_exporter.description import Description, DescriptionError
+from hiddenstate_exporter.foreign.conversion import convert
+from hiddenstate_exporter.foreign.description import Description, DescriptionError
+from hiddenstate_exporter.publishing.checkpoint_model import language_model_of, sentence_encoder_of
+from hiddenstate_exporter.training.checkpoint import Checkpoint
 
 Tensors = Mapping[str, Tensor]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hiddenstate_exporter.corpus import CorpusError, Document, paragraphs_of, read_sources, split
+from hiddenstate_exporter.training.corpus import CorpusError, Document, paragraphs_of, read_sources, split
 
 
 def make_documents(count: int = 3, paragraphs: int = 60, words: int = 12) -> list[Document]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hiddenstate_exporter.description import (
+from hiddenstate_exporter.foreign.description import (
     DescriptionError,
     LanguageModelDescription,
     SentenceEncoderDescription,

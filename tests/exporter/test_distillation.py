@@ -7,7 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hiddenstate_exporter.distillation import (
+from hiddenstate_exporter.networks.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
+from hiddenstate_exporter.training.distillation import (
     SHUFFLED_BATCHES,
     Batch,
     DistillationTask,
@@ -20,7 +21,6 @@ from hiddenstate_exporter.distillation import (
     similarity_error,
     tokenize,
 )
-from hiddenstate_exporter.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
 from teachers import ANIMALS, FOODS, WordTeacher, sentences
 
 DIMENSION = 8

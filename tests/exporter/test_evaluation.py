@@ -7,12 +7,17 @@ import torch
 
 from bundles import sentence_encoder_bundle
 from checkpoints import VOCABULARY, language_model_checkpoint
-from hiddenstate_exporter.checkpoint_model import language_model_of, round_model, weights_of
-from hiddenstate_exporter.evaluation import encode_sentences, mark_id, score_language_model
-from hiddenstate_exporter.graph import write_language_model_graphs
-from hiddenstate_exporter.language_model_task import score
-from hiddenstate_exporter.onnx_model import OnnxLanguageModel, OnnxModelError, OnnxSentenceEncoder, open_session
-from hiddenstate_exporter.vocabulary import load_tokenizer
+from hiddenstate_exporter.graphs.graph import write_language_model_graphs
+from hiddenstate_exporter.publishing.checkpoint_model import language_model_of, round_model, weights_of
+from hiddenstate_exporter.publishing.evaluation import encode_sentences, mark_id, score_language_model
+from hiddenstate_exporter.publishing.onnx_model import (
+    OnnxLanguageModel,
+    OnnxModelError,
+    OnnxSentenceEncoder,
+    open_session,
+)
+from hiddenstate_exporter.training.language_model_task import score
+from hiddenstate_exporter.training.vocabulary import load_tokenizer
 from hiddenstate_server.bundle import LanguageModelSpec
 from hiddenstate_server.tokenizer import word_ranks
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from checkpoints import language_model_checkpoint, saved, sentence_encoder_checkpoint
-from hiddenstate_exporter import build, measurement, parity
-from hiddenstate_exporter.checkpoint import Checkpoint, CheckpointError
-from hiddenstate_exporter.export import ExportError, ExportOptions, export
-from hiddenstate_exporter.graph import write_language_model_graphs
-from hiddenstate_exporter.measurement import Data, Margin
-from hiddenstate_exporter.publication import PublicationError
-from hiddenstate_exporter.weights import Weights, WeightsFile
+from hiddenstate_exporter.graphs.graph import write_language_model_graphs
+from hiddenstate_exporter.graphs.weights import Weights, WeightsFile
+from hiddenstate_exporter.publishing import build, measurement, parity
+from hiddenstate_exporter.publishing.export import ExportError, ExportOptions, export
+from hiddenstate_exporter.publishing.measurement import Data, Margin
+from hiddenstate_exporter.publishing.publication import PublicationError
+from hiddenstate_exporter.training.checkpoint import Checkpoint, CheckpointError
 from hiddenstate_server.bundle import load_bundle
 
 CHECKPOINTS = [language_model_checkpoint(), sentence_encoder_checkpoint()]

@@ -10,10 +10,10 @@ import pytest
 
 from architectures import STACKS
 from bundles import SPECIALS, WORDS, Weights, language_model_bundle, language_model_weights, sentence_encoder_bundle
-from hiddenstate_exporter.graph import write_language_model_graphs, write_sentence_encoder_graphs
-from hiddenstate_exporter.pooling_graph import Pooling
-from hiddenstate_exporter.stack_shape import Cell, Connections, StackShape
-from hiddenstate_exporter.weights import WEIGHTS_FILE, StoredDtype, WeightsError
+from hiddenstate_exporter.graphs.graph import write_language_model_graphs, write_sentence_encoder_graphs
+from hiddenstate_exporter.graphs.pooling_graph import Pooling
+from hiddenstate_exporter.graphs.stack_shape import Cell, Connections, StackShape
+from hiddenstate_exporter.graphs.weights import WEIGHTS_FILE, StoredDtype, WeightsError
 from hiddenstate_server.bundle import load_bundle
 
 VOCAB_SIZE = len(WORDS) + len(SPECIALS)
@@ -37,7 +37,7 @@ def _optimised(path: Path, tmp_path: Path) -> onnx.GraphProto:
 
 def test_graphs_are_written_without_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from hiddenstate_exporter import graph; import bundles; from pathlib import Path; "
+        "import sys; from hiddenstate_exporter.graphs import graph; import bundles; from pathlib import Path; "
         f"bundles.language_model_bundle(Path({str(tmp_path)!r})); sys.exit('torch' in sys.modules)"
     )
     tests = [path for path in sys.path if path.endswith("tests")][:1]

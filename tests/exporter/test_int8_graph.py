@@ -10,23 +10,29 @@ import onnxruntime
 import pytest
 
 from bundles import SPECIALS, language_model_weights, sentence_encoder_weights
-from hiddenstate_exporter.activation_bounds import BoundError, activations, check_activation_bounds
-from hiddenstate_exporter.graph import write_language_model_graphs, write_sentence_encoder_graphs
-from hiddenstate_exporter.int8_embedding import FOLD_LIMIT, folded_bytes
-from hiddenstate_exporter.int8_graph import (
+from hiddenstate_exporter.graphs.graph import write_language_model_graphs, write_sentence_encoder_graphs
+from hiddenstate_exporter.graphs.int8_embedding import FOLD_LIMIT, folded_bytes
+from hiddenstate_exporter.graphs.int8_graph import (
     INT8_WEIGHTS_FILE,
     write_int8_language_model_graphs,
     write_int8_sentence_encoder_graphs,
 )
-from hiddenstate_exporter.invariance import (
+from hiddenstate_exporter.graphs.pooling_graph import Pooling
+from hiddenstate_exporter.graphs.stack_shape import Cell, Connections, StackShape
+from hiddenstate_exporter.graphs.weights import WEIGHTS_FILE
+from hiddenstate_exporter.publishing.activation_bounds import BoundError, activations, check_activation_bounds
+from hiddenstate_exporter.publishing.invariance import (
     InvarianceError,
     check_language_model_invariance,
     check_sentence_encoder_invariance,
 )
-from hiddenstate_exporter.onnx_model import FloatArray, IdArray, LengthArray, OnnxLanguageModel, OnnxSentenceEncoder
-from hiddenstate_exporter.pooling_graph import Pooling
-from hiddenstate_exporter.stack_shape import Cell, Connections, StackShape
-from hiddenstate_exporter.weights import WEIGHTS_FILE
+from hiddenstate_exporter.publishing.onnx_model import (
+    FloatArray,
+    IdArray,
+    LengthArray,
+    OnnxLanguageModel,
+    OnnxSentenceEncoder,
+)
 from hiddenstate_server.bundle import Bundle, StateBound, load_bundle
 from int8_bundles import VOCAB_SIZE, int8_language_model_bundle, int8_sentence_encoder_bundle
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from checkpoints import VOCABULARY
-from hiddenstate_exporter.checkpoint_model import round_model, weights_of
-from hiddenstate_exporter.graph import write_language_model_graphs
-from hiddenstate_exporter.int8_graph import Int8Graphs, write_int8_language_model_graphs
-from hiddenstate_exporter.invariance import check_language_model_invariance
-from hiddenstate_exporter.language_model import LanguageModel, LanguageModelConfig
-from hiddenstate_exporter.onnx_model import FloatArray, OnnxLanguageModel
+from hiddenstate_exporter.graphs.graph import write_language_model_graphs
+from hiddenstate_exporter.graphs.int8_graph import Int8Graphs, write_int8_language_model_graphs
+from hiddenstate_exporter.networks.language_model import LanguageModel, LanguageModelConfig
+from hiddenstate_exporter.publishing.checkpoint_model import round_model, weights_of
+from hiddenstate_exporter.publishing.invariance import check_language_model_invariance
+from hiddenstate_exporter.publishing.onnx_model import FloatArray, OnnxLanguageModel
 from hiddenstate_server.tokenizer import word_ranks
 
 RANKS = word_ranks(VOCABULARY, [0, 1])

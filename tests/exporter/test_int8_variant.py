@@ -10,13 +10,13 @@ import pytest
 
 from bundles import WORDS
 from checkpoints import language_model_checkpoint, saved, sentence_encoder_checkpoint
-from hiddenstate_exporter import int8_variant, measurement, parity
-from hiddenstate_exporter.activation_bounds import BoundError
-from hiddenstate_exporter.checkpoint import Checkpoint
-from hiddenstate_exporter.export import ExportError, ExportOptions, export
-from hiddenstate_exporter.invariance import InvarianceError
-from hiddenstate_exporter.measurement import Data, Margin
-from hiddenstate_exporter.parity import ParityError
+from hiddenstate_exporter.publishing import int8_variant, measurement, parity
+from hiddenstate_exporter.publishing.activation_bounds import BoundError
+from hiddenstate_exporter.publishing.export import ExportError, ExportOptions, export
+from hiddenstate_exporter.publishing.invariance import InvarianceError
+from hiddenstate_exporter.publishing.measurement import Data, Margin
+from hiddenstate_exporter.publishing.parity import ParityError
+from hiddenstate_exporter.training.checkpoint import Checkpoint
 from hiddenstate_server.bundle import load_bundle
 
 INT8_FILES = {"weights.int8.bin", "recurrent.int8.onnx", "head.int8.onnx"}

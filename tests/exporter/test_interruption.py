@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from hiddenstate_exporter.interruption import Interruption
+from hiddenstate_exporter.training.interruption import Interruption
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

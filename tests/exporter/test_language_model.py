@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from hiddenstate_exporter.language_model import LanguageModel, LanguageModelConfig
+from hiddenstate_exporter.networks.language_model import LanguageModel, LanguageModelConfig
 
 
 def make_config(**changes: Any) -> LanguageModelConfig:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from hiddenstate_exporter.language_model import LanguageModel, LanguageModelConfig
-from hiddenstate_exporter.language_model_task import LanguageModelTask, score
+from hiddenstate_exporter.networks.language_model import LanguageModel, LanguageModelConfig
+from hiddenstate_exporter.training.language_model_task import LanguageModelTask, score
 
 VOCAB = 12
 
@@ -60,7 +60,7 @@ def test_a_text_shorter_than_one_batch_is_refused_with_the_need() -> None:
 
 
 def test_the_state_of_one_window_is_where_the_next_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hiddenstate_exporter.language_model_task.FRESH_START", 0.0)
+    monkeypatch.setattr("hiddenstate_exporter.training.language_model_task.FRESH_START", 0.0)
     task = make_task()
     windows = list(task.batches(0))
     losses = [task.loss(window)[0].item() for window in windows]

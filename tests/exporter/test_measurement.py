@@ -6,7 +6,7 @@ import torch
 
 from bundles import language_model_bundle, sentence_encoder_bundle
 from checkpoints import language_model_checkpoint, sentence_encoder_checkpoint
-from hiddenstate_exporter.measurement import Data, Measured, MeasurementError, check_nothing_lost, measure
+from hiddenstate_exporter.publishing.measurement import Data, Measured, MeasurementError, check_nothing_lost, measure
 from hiddenstate_server.bundle import load_bundle
 
 SENTENCES = ["the car is new", "we had a new car", "they thank her for that", "what would she like", "not this time"]

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from bundles import language_model_bundle, sentence_encoder_bundle
-from hiddenstate_exporter.model_card import describe_metric, model_card
-from hiddenstate_exporter.notices import WORDNET
+from hiddenstate_exporter.publishing.model_card import describe_metric, model_card
+from hiddenstate_exporter.publishing.notices import WORDNET
 from hiddenstate_server.bundle import Bundle, Training, load_bundle
 
 

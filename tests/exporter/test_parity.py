@@ -9,16 +9,21 @@ import onnx
 import pytest
 
 from checkpoints import VOCABULARY, language_model_checkpoint, sentence_encoder_checkpoint
-from hiddenstate_exporter import cell_graph
-from hiddenstate_exporter.checkpoint_model import language_model_of, round_model, sentence_encoder_of, weights_of
-from hiddenstate_exporter.graph import write_language_model_graphs, write_sentence_encoder_graphs
-from hiddenstate_exporter.language_model import LanguageModel
-from hiddenstate_exporter.language_model_parity import check_language_model
-from hiddenstate_exporter.onnx_model import OnnxLanguageModel, OnnxSentenceEncoder
-from hiddenstate_exporter.parity import TOLERANCE, ParityError, grid
-from hiddenstate_exporter.sentence_encoder import SentenceEncoder
-from hiddenstate_exporter.sentence_encoder_parity import check_sentence_encoder
-from hiddenstate_exporter.weights import StoredDtype
+from hiddenstate_exporter.graphs import cell_graph
+from hiddenstate_exporter.graphs.graph import write_language_model_graphs, write_sentence_encoder_graphs
+from hiddenstate_exporter.graphs.weights import StoredDtype
+from hiddenstate_exporter.networks.language_model import LanguageModel
+from hiddenstate_exporter.networks.sentence_encoder import SentenceEncoder
+from hiddenstate_exporter.publishing.checkpoint_model import (
+    language_model_of,
+    round_model,
+    sentence_encoder_of,
+    weights_of,
+)
+from hiddenstate_exporter.publishing.language_model_parity import check_language_model
+from hiddenstate_exporter.publishing.onnx_model import OnnxLanguageModel, OnnxSentenceEncoder
+from hiddenstate_exporter.publishing.parity import TOLERANCE, ParityError, grid
+from hiddenstate_exporter.publishing.sentence_encoder_parity import check_sentence_encoder
 from hiddenstate_server.bundle import Parity
 from hiddenstate_server.tokenizer import word_ranks
 

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from hiddenstate_exporter.pooling import AttentionPooling, make_pooling
-from hiddenstate_exporter.pooling_graph import Pooling
-from hiddenstate_exporter.stack_shape import Connections, StackShape
+from hiddenstate_exporter.graphs.pooling_graph import Pooling
+from hiddenstate_exporter.graphs.stack_shape import Connections, StackShape
+from hiddenstate_exporter.networks.pooling import AttentionPooling, make_pooling
 
 LENGTHS = [3, 7, 1, 5]
 

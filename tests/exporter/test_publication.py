@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hiddenstate_exporter.publication import PublicationError, next_version, staged
+from hiddenstate_exporter.publishing.publication import PublicationError, next_version, staged
 
 
 def _write(folder: Path, content: str) -> None:

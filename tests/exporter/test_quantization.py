@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from hiddenstate_exporter.quantization import STEPS, activation_scale, quantize_columns
+from hiddenstate_exporter.graphs.quantization import STEPS, activation_scale, quantize_columns
 
 MATRICES = arrays(
     np.float32,

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from hiddenstate_exporter.sampled_softmax import SampledSoftmax
+from hiddenstate_exporter.training.sampled_softmax import SampledSoftmax
 
 VOCAB, WIDTH, ROWS = 200, 8, 64
 

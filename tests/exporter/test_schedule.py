@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import pytest
 
-from hiddenstate_exporter.schedule import DECAY, FLOOR, Schedule
+from hiddenstate_exporter.training.schedule import DECAY, FLOOR, Schedule
 
 
 def make_schedule(kind: Literal["cosine", "plateau"] = "cosine", **changes: Any) -> Schedule:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hiddenstate_exporter.pooling_graph import Pooling
-from hiddenstate_exporter.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
+from hiddenstate_exporter.graphs.pooling_graph import Pooling
+from hiddenstate_exporter.networks.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
 
 CONFIG = SentenceEncoderConfig(vocab_size=30, embedding_size=6, hidden_size=5, num_layers=2, dimension=7)
 POOLINGS: tuple[Pooling, ...] = ("mean", "max", "last")

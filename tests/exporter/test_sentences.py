@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hiddenstate_exporter.corpus import CorpusError
-from hiddenstate_exporter.sentences import Sources, collect, split_sentences
+from hiddenstate_exporter.training.corpus import CorpusError
+from hiddenstate_exporter.training.sentences import Sources, collect, split_sentences
 from teachers import sentences
 
 

@@ -8,9 +8,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from architectures import STACKS
 from checkpoints import VOCABULARY, language_model_checkpoint
-from hiddenstate_exporter.checkpoint_model import language_model_of, round_model, weights_of
-from hiddenstate_exporter.stack import RecurrentStack, advance, canonical_name, make_stack, set_forget_bias
-from hiddenstate_exporter.stack_shape import Cell, Connections, StackShape, tensor_shapes
+from hiddenstate_exporter.graphs.stack_shape import Cell, Connections, StackShape, tensor_shapes
+from hiddenstate_exporter.networks.stack import RecurrentStack, advance, canonical_name, make_stack, set_forget_bias
+from hiddenstate_exporter.publishing.checkpoint_model import language_model_of, round_model, weights_of
 from reference import ReferenceModel
 
 SKIPPING = [(cell, connections) for cell, connections in STACKS if connections != "none"]

@@ -7,8 +7,8 @@ import pytest
 
 from architectures import CELLS, CONNECTIONS, STACKS
 from bundles import Weights, language_model_weights
-from hiddenstate_exporter.stack_shape import Cell, Connections, StackShape, read_stack_shape, tensor_shapes
-from hiddenstate_exporter.weights import WeightsError
+from hiddenstate_exporter.graphs.stack_shape import Cell, Connections, StackShape, read_stack_shape, tensor_shapes
+from hiddenstate_exporter.graphs.weights import WeightsError
 
 
 def make_shape(**changes: Any) -> StackShape:

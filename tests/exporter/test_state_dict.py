@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hiddenstate_exporter.state_dict import StateDictError, read_state_dict
+from hiddenstate_exporter.foreign.state_dict import StateDictError, read_state_dict
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 

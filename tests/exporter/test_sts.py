@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hiddenstate_exporter.sts import StsError, StsPairs, read_sts, spearman
+from hiddenstate_exporter.training.sts import StsError, StsPairs, read_sts, spearman
 
 ANGLES = {"a": 0.0, "b": 0.1, "c": 0.5, "d": 1.2, "e": 2.0}
 

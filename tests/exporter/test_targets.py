@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hiddenstate_exporter import targets
-from hiddenstate_exporter.targets import teacher_vectors
-from hiddenstate_exporter.teacher import TeacherError
+from hiddenstate_exporter.training import targets
+from hiddenstate_exporter.training.targets import teacher_vectors
+from hiddenstate_exporter.training.teacher import TeacherError
 from teachers import WordTeacher, sentences
 
 HALF = 1e-3  # what float16 costs a value of at most 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hiddenstate_exporter.teacher import SentenceTransformerTeacher, TeacherError, load_teacher
+from hiddenstate_exporter.training.teacher import SentenceTransformerTeacher, TeacherError, load_teacher
 from teachers import WORDS, sentences, write_sentence_transformer
 
 SAME = 1e-5

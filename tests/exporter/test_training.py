@@ -16,9 +16,9 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from hiddenstate_exporter.checkpoint import load_checkpoint
-from hiddenstate_exporter.progress import Reporter
-from hiddenstate_exporter.training import Origin, Outcome, TrainingError, TrainingOptions, train
+from hiddenstate_exporter.training.checkpoint import load_checkpoint
+from hiddenstate_exporter.training.loop import Origin, Outcome, TrainingError, TrainingOptions, train
+from hiddenstate_exporter.training.progress import Reporter
 
 ORIGIN = Origin(kind="language_model", config={"size": 2}, tokenizer="{}", data="numbers", command="hiddenstate train")
 STEPS = 4

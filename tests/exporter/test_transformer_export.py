@@ -12,15 +12,15 @@ import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from hiddenstate_exporter import parity, source, transformer_build
 from hiddenstate_exporter.cli import evaluate
-from hiddenstate_exporter.evaluation import encode_sentences
-from hiddenstate_exporter.export import ExportError, ExportOptions, export
-from hiddenstate_exporter.onnx_model import OnnxSentenceEncoder
-from hiddenstate_exporter.transformer_files import TransformerFolderError
-from hiddenstate_exporter.transformer_folder import TransformerFolder
-from hiddenstate_exporter.vocabulary import load_tokenizer
-from hiddenstate_exporter.weights import StoredDtype
+from hiddenstate_exporter.foreign.transformer_files import TransformerFolderError
+from hiddenstate_exporter.foreign.transformer_folder import TransformerFolder
+from hiddenstate_exporter.graphs.weights import StoredDtype
+from hiddenstate_exporter.publishing import parity, source, transformer_build
+from hiddenstate_exporter.publishing.evaluation import encode_sentences
+from hiddenstate_exporter.publishing.export import ExportError, ExportOptions, export
+from hiddenstate_exporter.publishing.onnx_model import OnnxSentenceEncoder
+from hiddenstate_exporter.training.vocabulary import load_tokenizer
 from hiddenstate_server.bundle import load_bundle
 from teachers import sentences
 from transformers_folder import HIDDEN_SIZE, MAX_SEQ_LENGTH, change_settings, change_weights, load, write_transformer

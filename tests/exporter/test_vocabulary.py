@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from hiddenstate_exporter.vocabulary import (
+from hiddenstate_exporter.training.vocabulary import (
     VocabularyError,
     encode_stream,
     eos_id,

@@ -4,7 +4,14 @@ import numpy as np
 import onnx
 import pytest
 
-from hiddenstate_exporter.weights import ALIGNMENT, WEIGHTS_FILE, WeightsError, WeightsFile, round_weights, tensor
+from hiddenstate_exporter.graphs.weights import (
+    ALIGNMENT,
+    WEIGHTS_FILE,
+    WeightsError,
+    WeightsFile,
+    round_weights,
+    tensor,
+)
 
 
 def _place(stored: onnx.TensorProto) -> dict[str, str]:

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from hiddenstate_exporter.description import (
+from hiddenstate_exporter.foreign.description import (
     Description,
     DescriptionError,
     LanguageModelDescription,
     SentenceEncoderDescription,
     WordList,
 )
-from hiddenstate_exporter.vocabulary import VocabularyError
-from hiddenstate_exporter.word_list import make_tokenizer
+from hiddenstate_exporter.foreign.word_list import make_tokenizer
+from hiddenstate_exporter.training.vocabulary import VocabularyError
 
 WORDS = ["<pad>", "<unk>", "<s>", "</s>", "the", "The", "cat", "don't", "."]
 

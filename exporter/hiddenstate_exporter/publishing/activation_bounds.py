@@ -1,0 +1,76 @@
+"""Runs int8 graphs and looks whether what their products read keeps within its bounds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from hiddenstate_exporter.publishing.onnx_model import PROVIDER
+from hiddenstate_server.bundle import Bundle, Variant
+
+BATCH_SIZE: Final = 64
+SEQ_LEN: Final = 40
+ROUNDING: Final = 1e-6  # relative; a sum of float32 products that lies between two values may miss them by so much
+
+
+class BoundError(ValueError):
+    """An activation left its bound, so that rounding cut it off; the message names it."""
+
+
+def check_activation_bounds(folder: Path, bundle: Bundle, variant: Variant) -> None:
+    """Runs random tokens from random states through the graphs that have bounded values.
+
+    Raises:
+        BoundError: a value is larger than `variant.activation_bounds` says.
+    """
+    for graph, largest in activations(folder, bundle, variant).items():
+        for name, value in largest.items():
+            bound = variant.activation_bounds[name]
+            if not value <= bound * (1 + ROUNDING):
+                raise BoundError(f"{name} of the graph {graph} reaches {value:.4g}, its bound is {bound:.4g}")
+
+
+def activations(folder: Path, bundle: Bundle, variant: Variant) -> dict[str, dict[str, float]]:
+    """Returns the largest absolute values met: graph -> value of `variant.activation_bounds` -> magnitude."""
+    rng = np.random.default_rng(0)
+    feed: dict[str, NDArray[Any]] = {
+        "tokens": rng.integers(bundle.vocab_size, size=(BATCH_SIZE, SEQ_LEN)),
+        "lengths": rng.integers(1, SEQ_LEN, size=BATCH_SIZE, endpoint=True).astype(np.int32),
+    }
+    feed["lengths"][0] = SEQ_LEN
+    if bundle.sentence_encoder is not None:
+        return {"encoder": _largest(folder, variant, "encoder", ["embeddings"], feed)[0]}
+    assert bundle.language_model is not None  # one of both is there
+    feed["state"] = _draw_state(bundle.language_model.state_size, variant, rng)
+    recurrent, outputs = _largest(folder, variant, "recurrent", ["outputs"], feed)
+    return {"recurrent": recurrent, "head": {"hidden": float(np.abs(outputs[0]).max())}}
+
+
+def _largest(
+    folder: Path, variant: Variant, graph: str, outputs: list[str], feed: Mapping[str, NDArray[Any]]
+) -> tuple[dict[str, float], list[Any]]:
+    """Runs a graph; returns its largest bounded values by name, and some of its outputs."""
+    model = onnx.load(folder / variant.graphs[graph], load_external_data=False)
+    made = {output for node in model.graph.node for output in node.output}
+    names = [name for name in variant.activation_bounds if name in made]
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER])
+    values = session.run([*names, *outputs], dict(feed))
+    largest = {name: float(np.abs(value).max()) for name, value in zip(names, values, strict=False)}
+    return largest, values[len(names) :]
+
+
+def _draw_state(state_size: int, variant: Variant, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draws states [batch, state_size] that fill their bounds; what has none is larger."""
+    state = rng.normal(0, 3, (BATCH_SIZE, state_size))
+    for part in variant.state_bounds:
+        columns = slice(part.offset, part.offset + part.size)
+        state[:, columns] = rng.uniform(-part.bound, part.bound, (BATCH_SIZE, part.size))
+    return state.astype(np.float32)

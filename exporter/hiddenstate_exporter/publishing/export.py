@@ -1,0 +1,143 @@
+"""Publishes a model as a bundle: builds it, compares it with PyTorch, and only then puts it in place."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from hiddenstate_exporter.foreign.transformer_folder import TransformerFolder
+from hiddenstate_exporter.graphs.int8_embedding import FOLD_LIMIT
+from hiddenstate_exporter.graphs.weights import StoredDtype
+from hiddenstate_exporter.publishing.build import Label, build_bundle, finite
+from hiddenstate_exporter.publishing.evaluation import Track
+from hiddenstate_exporter.publishing.int8_variant import add_int8
+from hiddenstate_exporter.publishing.measurement import NO_DATA, Data, check_nothing_lost, measure
+from hiddenstate_exporter.publishing.model_card import model_card
+from hiddenstate_exporter.publishing.publication import check_target, next_version, staged
+from hiddenstate_exporter.publishing.source import Model, Source, read_source
+from hiddenstate_exporter.publishing.transformer_build import build_transformer_bundle
+from hiddenstate_server.bundle import CARD_FILE, Bundle, VariantName, load_bundle, write_bundle
+
+Echo = Callable[[str], None]
+
+
+class ExportError(ValueError):
+    """A checkpoint cannot be published; the message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """What to publish it as."""
+
+    to: Path
+    name: str | None = None  # the name of the folder that the checkpoint lies in, or of the package
+    version: str | None = None  # the next whole number
+    license: str | None = None  # what the source says
+    dtype: StoredDtype = "float16"
+    data: Data = NO_DATA  # to measure it on, and compare it with the checkpoint
+    variants: Collection[VariantName] = ()  # with fp32 among them; without any, int8 too where nothing is against it
+    fold_limit: int = FOLD_LIMIT  # bytes; see `int8_embedding`
+    check: bool = False  # do everything except publish
+
+
+def export(path: Path, options: ExportOptions, *, echo: Echo = lambda line: None, track: Track = iter) -> Path:
+    """Publishes the checkpoint or sentence-transformers folder at `path` as `to/NAME/VERSION` and returns that folder.
+
+    Raises:
+        ExportError: the source is damaged or its parts contradict each other, the graphs differ from PyTorch, or
+            the numbers on `data` differ from the source's.
+        PublicationError: the target exists or cannot be written.
+        CheckpointError, TransformerFolderError: the source cannot be read.
+    """
+    return publish(read_source(path), path, options, echo=echo, track=track)
+
+
+def publish(
+    source: Source,
+    path: Path,
+    options: ExportOptions,
+    *,
+    echo: Callable[[str], None] = lambda line: None,
+    track: Track = iter,
+) -> Path:
+    """Publishes a model that was read from `path`; otherwise like `export`."""
+    name = options.name or source.name
+    version = options.version or next_version(options.to / name)
+    target = options.to / name / version
+    label = Label(name=name, version=version, license=options.license or source.license(), dtype=options.dtype)
+    with _scratch(target) if options.check else staged(target) as folder:
+        remarks: list[str] = []
+        with _naming(path):
+            bundle = _build(folder, source, label, options, remarks.append, track)
+        for line in (*_explain(bundle, folder), *remarks):
+            echo(line)
+    echo(f"{target}: would be written (nothing was: --check)" if options.check else f"{target}: written")
+    return target
+
+
+def _build(folder: Path, source: Source, label: Label, options: ExportOptions, echo: Echo, track: Track) -> Bundle:
+    if isinstance(source.model, TransformerFolder):
+        bundle = build_transformer_bundle(folder, source.model, label, source.origin)
+    else:
+        bundle = build_bundle(folder, source.model, label)
+    if options.data:
+        measured = measure(folder, bundle, options.data, checkpoint=source.model, track=track)
+        check_nothing_lost(measured)
+        bundle = msgspec.structs.replace(bundle, metrics={**bundle.metrics, **finite(measured.onnx)})
+        bundle = write_bundle(bundle, folder)
+    if not options.variants or "int8" in options.variants:
+        bundle = _with_int8(folder, bundle, source.model, options, echo, track)
+    (folder / CARD_FILE).write_text(model_card(bundle, size=_size(folder)), encoding="utf-8")
+    return load_bundle(folder)  # as a server will read it
+
+
+def _with_int8(folder: Path, bundle: Bundle, model: Model, options: ExportOptions, echo: Echo, track: Track) -> Bundle:
+    try:
+        return add_int8(folder, bundle, model, options.data, fold_limit=options.fold_limit, track=track)
+    except ValueError as error:  # of a check; nothing of the int8 graphs is left
+        if options.variants:
+            raise ExportError(f"int8 graphs: {error}") from error
+        echo(f"int8 graphs: not published: {error}")
+        return bundle
+
+
+def _explain(bundle: Bundle, folder: Path) -> Iterator[str]:
+    yield f"model: {bundle.kind.replace('_', ' ')}, {bundle.architecture}, {bundle.parameters:,} parameters"
+    yield f"tokenizer: {bundle.vocab_size:,} tokens"
+    for name, variant in bundle.variants.items():
+        yield (
+            f"parity of {name} graphs with PyTorch: differs by at most {variant.parity.worst:.2g} in "
+            f"{variant.parity.cases} cases, allowed is {variant.parity.tolerance:.2g}"
+        )
+    yield f"metrics: {_list(bundle.metrics)}"
+    for name, variant in bundle.variants.items():
+        if variant.metrics:
+            yield f"metrics of {name} graphs: {_list(variant.metrics)}"
+    yield f"size: {_size(folder) / 1e6:.1f} MB, weights stored as {bundle.dtype}"
+
+
+def _list(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()) or "none"
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+@contextlib.contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    check_target(target)
+    with tempfile.TemporaryDirectory(prefix="hiddenstate-export-") as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Puts the source's path before every problem with its content."""
+    try:
+        yield
+    except ValueError as error:
+        raise ExportError(f"{path}: {error}") from error

@@ -1,0 +1,157 @@
+"""Adds the variant `int8` to a bundle, if it is as good as the float32 one.
+
+It is refused unless every row gives the same bits alone and in any batch, no activation leaves its bound, and the
+numbers on held-out data are those of the float32 graphs within a stated margin.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hiddenstate_exporter.graphs.int8_embedding import FOLD_LIMIT
+from hiddenstate_exporter.graphs.int8_graph import (
+    INT8_WEIGHTS_FILE,
+    Int8Graphs,
+    write_int8_language_model_graphs,
+    write_int8_sentence_encoder_graphs,
+)
+from hiddenstate_exporter.publishing.activation_bounds import check_activation_bounds
+from hiddenstate_exporter.publishing.build import finite
+from hiddenstate_exporter.publishing.checkpoint_model import (
+    language_model_of,
+    round_model,
+    sentence_encoder_of,
+    weights_of,
+)
+from hiddenstate_exporter.publishing.evaluation import Track
+from hiddenstate_exporter.publishing.invariance import (
+    check_language_model_invariance,
+    check_sentence_encoder_invariance,
+)
+from hiddenstate_exporter.publishing.language_model_parity import check_language_model
+from hiddenstate_exporter.publishing.measurement import Data, check_close, measure
+from hiddenstate_exporter.publishing.onnx_model import OnnxLanguageModel, OnnxSentenceEncoder
+from hiddenstate_exporter.publishing.parity import INT8_TOLERANCE
+from hiddenstate_exporter.publishing.sentence_encoder_parity import check_sentence_encoder
+from hiddenstate_exporter.publishing.source import Model
+from hiddenstate_exporter.training.checkpoint import Checkpoint
+from hiddenstate_server.bundle import TOKENIZER_FILE, Bundle, Parity, Variant, write_bundle
+from hiddenstate_server.tokenizer import Tokenizer, word_ranks
+
+
+class Int8Error(ValueError):
+    """A model cannot have int8 graphs, or not without data to measure them on."""
+
+
+def add_int8(
+    folder: Path, bundle: Bundle, checkpoint: Model, data: Data, *, fold_limit: int, track: Track = iter
+) -> Bundle:
+    """Writes the int8 graphs of a bundle into its folder, checks and measures them, and returns the larger bundle.
+
+    Args:
+        folder: The folder of a bundle with float32 graphs.
+        bundle: That bundle, whose metrics are those on `data`.
+        checkpoint: What it was made of.
+        data: What to measure on.
+        fold_limit: Bytes of memory that a folded embedding may take.
+        track: Goes through long measurements.
+
+    Raises:
+        Int8Error: there is nothing to measure on.
+        MeasurementError: the numbers on the data are not those of the float32 graphs.
+        ParityError, InvarianceError, BoundError: see `build_int8`.
+    """
+    _check_data(bundle, data)
+    try:
+        variant = build_int8(folder, bundle, checkpoint, fold_limit=fold_limit)
+        metrics = measure(folder, _with(bundle, variant), data, variant="int8", track=track).onnx
+        check_close(("int8 graphs", metrics), ("float32 graphs", bundle.metrics), "int8")
+    except BaseException:
+        _remove(folder)
+        raise
+    return write_bundle(_with(bundle, msgspec.structs.replace(variant, metrics=finite(metrics))), folder)
+
+
+def build_int8(folder: Path, bundle: Bundle, checkpoint: Model, *, fold_limit: int = FOLD_LIMIT) -> Variant:
+    """Writes the int8 graphs of a bundle into its folder and checks them, without measuring what they lose.
+
+    Raises:
+        Int8Error: the model is of a kind that has no int8 graphs.
+        ParityError: an output is far from PyTorch's.
+        InvarianceError: a row's answer depends on its batch.
+        BoundError: an activation left its bound.
+    """
+    _check_architecture(bundle)
+    assert isinstance(checkpoint, Checkpoint)  # a recurrent model's
+    build = _language_model if bundle.kind == "language_model" else _sentence_encoder
+    written, parity = build(folder, bundle, checkpoint, fold_limit)
+    variant = Variant(
+        graphs=written.graphs,
+        parity=parity,
+        activation_bounds=written.activation_bounds,
+        state_bounds=written.state_bounds,
+    )
+    check_activation_bounds(folder, bundle, variant)
+    return variant
+
+
+def _with(bundle: Bundle, variant: Variant) -> Bundle:
+    return msgspec.structs.replace(bundle, variants={**bundle.variants, "int8": variant})
+
+
+def _check_architecture(bundle: Bundle) -> None:
+    if bundle.architecture.cell == "transformer":
+        raise Int8Error("a transformer's activations have no proven bounds: only recurrent models have int8 graphs")
+
+
+def _check_data(bundle: Bundle, data: Data) -> None:
+    _check_architecture(bundle)
+    if bundle.kind == "language_model" and not data.sources:
+        raise Int8Error("its perplexity must be seen first: give text that training held out with --data")
+    if bundle.kind == "sentence_encoder" and data.sts is None:
+        raise Int8Error("its rank correlation must be seen first: give sentence pairs with --sts")
+
+
+def _language_model(folder: Path, bundle: Bundle, checkpoint: Checkpoint, fold_limit: int) -> tuple[Int8Graphs, Parity]:
+    spec = bundle.language_model
+    assert spec is not None  # build_bundle has made it
+    model = language_model_of(checkpoint)
+    round_model(model, bundle.dtype)
+    ranks = word_ranks(Tokenizer.from_file(folder / TOKENIZER_FILE).words, spec.special_token_ids)
+    written = write_int8_language_model_graphs(folder, weights_of(model), ranks, **_common(bundle, fold_limit))
+    onnx_model = OnnxLanguageModel(folder, written.graphs)
+    check_language_model_invariance(onnx_model, bundle.vocab_size)
+    return written, check_language_model(onnx_model, model, ranks, INT8_TOLERANCE)
+
+
+def _sentence_encoder(
+    folder: Path, bundle: Bundle, checkpoint: Checkpoint, fold_limit: int
+) -> tuple[Int8Graphs, Parity]:
+    model = sentence_encoder_of(checkpoint)
+    round_model(model, bundle.dtype)
+    written = write_int8_sentence_encoder_graphs(
+        folder,
+        weights_of(model),
+        pooling=model.config.pooling,
+        normalized=model.config.normalized,
+        **_common(bundle, fold_limit),
+    )
+    onnx_model = OnnxSentenceEncoder(folder, written.graphs)
+    check_sentence_encoder_invariance(onnx_model, bundle.vocab_size)
+    return written, check_sentence_encoder(onnx_model, model, INT8_TOLERANCE)
+
+
+def _common(bundle: Bundle, fold_limit: int) -> dict[str, Any]:
+    return {
+        "beside": bundle.variants["fp32"].graphs,
+        "cell": bundle.architecture.cell,
+        "connections": bundle.architecture.connections,
+        "dtype": bundle.dtype,
+        "fold_limit": fold_limit,
+    }
+
+
+def _remove(folder: Path) -> None:
+    for path in [*folder.glob("*.int8.onnx"), folder / INT8_WEIGHTS_FILE]:
+        path.unlink(missing_ok=True)

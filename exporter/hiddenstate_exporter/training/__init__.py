@@ -1,0 +1,1 @@
+"""Training: texts, sentences and teachers, the loop, and checkpoints."""

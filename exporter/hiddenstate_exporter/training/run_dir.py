@@ -1,0 +1,88 @@
+"""The folder of a training run.
+
+best.pt     the weights with the best validation number (to export)
+last.pt     the latest state, optimiser and random generator included (to resume)
+log.jsonl   one line per validation
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hiddenstate_exporter.training.checkpoint import load_checkpoint
+from hiddenstate_exporter.training.task import Origin
+
+
+class TrainingError(ValueError):
+    """Training cannot start or go on; the message says what to change and what was kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumption:
+    """What a run continues from."""
+
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Any]
+    schedule: Mapping[str, Any]
+    progress: Mapping[str, Any]
+    rng: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """Where a run's files lie."""
+
+    path: Path
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.pt"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last.pt"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def prepare(self, resume: bool) -> None:
+        """Makes the folder for a new run, or checks that there is one to resume.
+
+        Raises:
+            TrainingError: the folder cannot be written, holds a run already, or has none to resume.
+        """
+        if resume and not self.last.exists():
+            raise TrainingError(f"{self.last}: no such file; there is nothing to resume (leave --resume out to start)")
+        if not resume and self.last.exists():
+            raise TrainingError(f"{self.path}: holds a run already; continue it with --resume or name another folder")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.log.open("a" if resume else "w").close()
+        except OSError as error:
+            raise TrainingError(f"{self.path}: cannot be used as run folder: {error.strerror}") from None
+
+    def load_last(self, origin: Origin) -> Resumption:
+        """Reads `last.pt`.
+
+        Raises:
+            TrainingError: it cannot be continued from, or is of another model than `origin` says.
+            CheckpointError: it cannot be read.
+        """
+        last = load_checkpoint(self.last)
+        if last.optimizer is None or last.schedule is None or last.progress is None or last.rng is None:
+            raise TrainingError(f"{self.last}: has no optimiser state, so training cannot continue from it")
+        if last.kind != origin.kind:
+            raise TrainingError(f"{self.last}: is a {last.kind}, not a {origin.kind}")
+        for name in sorted({*last.config, *origin.config}):
+            then, now = last.config.get(name, origin.config_defaults.get(name)), origin.config.get(name)
+            if then != now:
+                raise TrainingError(f"{self.last}: was trained with {name} {then}, not {now}; resume with the same")
+        if last.tokenizer != origin.tokenizer:
+            raise TrainingError(f"{self.last}: was trained with another vocabulary; resume with the same data")
+        return Resumption(
+            model=last.model, optimizer=last.optimizer, schedule=last.schedule, progress=last.progress, rng=last.rng
+        )
