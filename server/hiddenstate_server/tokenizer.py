@@ -2,6 +2,7 @@
 
 import bisect
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from hiddenstate_server.errors import BundleError
 
 TokenArray = NDArray[np.int64]
+
+_A_WORD = 32  # characters
+_WORDS_KEPT = 2**14  # a few MiB
 
 
 class Tokenizer:
@@ -22,6 +26,8 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self.words = _words(tokenizer)
         self.num_marks: int = tokenizer.num_special_tokens_to_add(is_pair=False)  # around each text: [CLS] and [SEP]
+        # What is appended to a stream's context is mostly one word, and mostly one that came before.
+        self._encode_word = lru_cache(maxsize=_WORDS_KEPT)(self._encode_anew)
         self._end = _end_marks(tokenizer, self.words) if self.num_marks else []
 
     @classmethod
@@ -42,9 +48,16 @@ class Tokenizer:
         return len(self.words)
 
     def encode(self, text: str) -> TokenArray:
-        """Returns the token ids of a text, [seq]; lets other threads run meanwhile."""
+        """Returns the token ids of a text, [seq], not to be changed; lets other threads run meanwhile."""
+        if len(text) <= _A_WORD:
+            return self._encode_word(text)
         # As a batch of one, since the tokenizer's own `encode` keeps the GIL: seconds for a text of megabytes.
         return np.array(self.encode_batch([text])[0], dtype=np.int64)
+
+    def _encode_anew(self, text: str) -> TokenArray:
+        tokens = np.array(self._tokenizer.encode(text).ids, dtype=np.int64)
+        tokens.flags.writeable = False
+        return tokens
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the token ids of each text; lets other threads run meanwhile."""

@@ -38,6 +38,14 @@ def test_text_becomes_the_ids_of_its_words(models_dir: Path) -> None:
     assert tokenizer.words == [*SPECIALS, *WORDS]
 
 
+def test_a_word_that_comes_again_has_the_ids_it_had_and_nobody_can_change_them(models_dir: Path) -> None:
+    tokenizer = Tokenizer.from_file(models_dir / "tiny-lm" / "1" / "tokenizer.json")
+    first, again = tokenizer.encode("the car"), tokenizer.encode("the car")
+    assert first.tolist() == again.tolist() == tokenizer.encode_batch(["the car"])[0]
+    with pytest.raises(ValueError, match="read-only"):
+        again[0] = 0
+
+
 def test_a_long_text_lets_other_threads_run(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = Tokenizer.from_file(models_dir / "tiny-lm" / "1" / "tokenizer.json")
     begun, ran = threading.Event(), threading.Event()
