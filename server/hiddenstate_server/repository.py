@@ -182,14 +182,16 @@ class _Loader:
 
 def _newest_versions(models_dir: Path) -> Iterator[Path]:
     """Yields the folder of the newest version of each model, by name."""
-    try:
-        names = sorted(path for path in models_dir.iterdir() if path.is_dir() and is_model_name(path.name))
-    except OSError as error:
-        raise ConfigError(f"--models {models_dir}: cannot be read: {error.strerror}") from None
-    for name in names:
-        versions = [path for path in name.iterdir() if path.is_dir() and is_model_name(path.name)]
-        if versions:
+    for name in sorted(_folders(models_dir)):
+        if versions := _folders(name):
             yield max(versions, key=lambda path: _version_key(path.name))
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return [path for path in parent.iterdir() if path.is_dir() and is_model_name(path.name)]
+    except OSError as error:
+        raise ConfigError(f"--models {parent}: cannot be read: {error.strerror}") from None
 
 
 def _version_key(version: str) -> tuple[tuple[bool, int, str], ...]:

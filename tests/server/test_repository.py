@@ -1,8 +1,10 @@
 """Finding models by name and version, and refusing folders that cannot be served."""
 
 import asyncio
+import errno
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -69,6 +71,21 @@ async def test_a_variant_that_the_bundle_lacks_is_refused(models_dir: Path) -> N
 async def test_a_provider_that_is_not_installed_is_refused_when_asked_for_by_name(models_dir: Path) -> None:
     with pytest.raises(ConfigError, match="--provider tensorrt: TensorrtExecutionProvider"):
         load(models_dir, provider="tensorrt")
+
+
+async def test_a_model_folder_that_may_not_be_read_is_refused(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iterate = Path.iterdir
+
+    def iterate_if_allowed(path: Path) -> Iterator[Path]:
+        if path.name == "tiny-lm":  # permissions would not stop root
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return iterate(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterate_if_allowed)
+    with pytest.raises(ConfigError, match=r"--models .*tiny-lm: cannot be read: Permission denied"):
+        load(models_dir)
 
 
 async def test_a_folder_of_another_name_than_its_bundle_is_refused(models_dir: Path, tmp_path: Path) -> None:
