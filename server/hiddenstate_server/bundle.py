@@ -168,7 +168,10 @@ def load_bundle(folder: Path) -> Bundle:
     """
     path = folder / BUNDLE_FILE
     try:
-        bundle = msgspec.json.decode(path.read_bytes(), type=Bundle)
+        data = path.read_bytes()
+        # Before anything else: what another schema holds is no mistake of its author.
+        _check_schema(msgspec.json.decode(data, type=_Schema), path)
+        bundle = msgspec.json.decode(data, type=Bundle)
     except FileNotFoundError:
         raise BundleError(f"{path}: no such file; a model bundle needs one") from None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -205,6 +208,15 @@ def is_model_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+class _Schema(msgspec.Struct):
+    schema_version: int
+
+
+def _check_schema(schema: _Schema, path: Path) -> None:
+    if schema.schema_version != SCHEMA_VERSION:
+        raise BundleError(f"{path}: schema_version: is {schema.schema_version}, this release reads {SCHEMA_VERSION}")
+
+
 def _check_fields(bundle: Bundle, path: Path) -> None:
     for field, problem in _problems(bundle):
         raise BundleError(f"{path}: {field}: {problem}")
@@ -213,8 +225,6 @@ def _check_fields(bundle: Bundle, path: Path) -> None:
 def _problems(bundle: Bundle) -> list[tuple[str, str]]:
     """Lists what msgspec's types cannot express."""
     problems = []
-    if bundle.schema_version != SCHEMA_VERSION:
-        problems.append(("schema_version", f"is {bundle.schema_version}, this release reads {SCHEMA_VERSION}"))
     problems += [(f, "is not a valid name") for f in ("name", "version") if not is_model_name(getattr(bundle, f))]
     problems += [("files", f"{n!r} is not a plain file name") for n in bundle.files if not is_model_name(n)]
     if TOKENIZER_FILE not in bundle.files:

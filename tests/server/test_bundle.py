@@ -58,6 +58,8 @@ def test_a_file_with_one_bit_changed_is_named(folder: Path, name: str) -> None:
     ("change", "message"),
     [
         (lambda d: d.update(schema_version=2), "schema_version: is 2, this release reads 1"),
+        (lambda d: d.update(schema_version=2, colour="red"), "schema_version: is 2, this release reads 1"),
+        (lambda d: d.pop("schema_version"), "missing required field `schema_version`"),
         (lambda d: d.pop("vocab_size"), "missing required field `vocab_size`"),
         (lambda d: d.update(vocab_size="many"), r"Expected `int`, got `str` - at `\$.vocab_size`"),
         (lambda d: d.update(vocab_size=0), r"Expected `int` >= 1 - at `\$.vocab_size`"),
