@@ -185,6 +185,7 @@ def test_bounds_are_those_of_the_construction(residual: tuple[Path, Bundle]) -> 
     bounds = dict(variant.activation_bounds)
     assert [bounds.pop(f"rnn.l{layer}.h") for layer in range(3)] == [1, 1, 1]
     assert bounds.pop("hidden") == 3  # a sum of three outputs
+    assert bounds.pop("projection.steps") == 127
     assert sorted(bounds.values()) == [2, float(np.abs(table).max())]  # a sum of two, and the embedding
     assert variant.state_bounds == (
         StateBound(offset=0, size=16, bound=1),
@@ -203,7 +204,7 @@ def test_activations_come_near_their_bounds(residual: tuple[Path, Bundle]) -> No
         assert 0.5 * variant.activation_bounds[name] < value
 
 
-@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize("place", range(7))
 def test_an_activation_beyond_its_bound_is_refused(residual: tuple[Path, Bundle], place: int) -> None:
     path, bundle = residual
     variant = bundle.variants["int8"]
@@ -229,7 +230,7 @@ def test_a_table_that_would_be_too_large_is_not_folded(tmp_path: Path) -> None:
     for name, limit, folded in (("a", size, True), ("b", size - 1, False)):
         path = int8_language_model_bundle(tmp_path / name, fold_limit=limit)
         bounds = load_bundle(path).variants["int8"].activation_bounds
-        assert (len(bounds) == 3) == folded  # the embedding is quantised only if it is multiplied
+        assert (len(bounds) == 4) == folded  # the embedding is quantised only if it is multiplied
 
 
 def test_every_layer_and_direction_that_reads_the_embedding_counts_for_folding() -> None:
@@ -243,7 +244,7 @@ def test_int8_graphs_store_nothing_that_the_float32_ones_have(tmp_path: Path) ->
     places = {tensor.name: tensor.external_data[0].value for tensor in model.graph.initializer if tensor.external_data}
     assert places.pop("embedding.weight") == places.pop("rnn.l0.W") == WEIGHTS_FILE
     assert set(places.values()) == {INT8_WEIGHTS_FILE}
-    int8_weights = 3 * 64 * 4 * 64 + VOCAB_SIZE * 64  # R of both layers, W of the second; the decoder
+    int8_weights = 3 * 64 * 4 * 64 + (64 + VOCAB_SIZE) * 32  # R of both layers, W of the second; projection, decoder
     assert int8_weights < (path / INT8_WEIGHTS_FILE).stat().st_size < 1.5 * int8_weights
 
 

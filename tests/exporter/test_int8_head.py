@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
@@ -67,42 +66,18 @@ def test_every_head_is_near_pytorch_and_the_same_in_every_batch(tmp_path: Path, 
         targets = np.full(64, target)
         actual = onnx_model.top(hidden, 1, targets=targets).target_log_probs
         assert np.abs(actual - expected[:, target]).max() < 1.0  # log probabilities go down to -30
-        assert np.abs(actual - expected[:, target]).mean() < 0.1
+        assert np.abs(actual - expected[:, target]).mean() < 0.2
 
 
-def test_narrow_vectors_of_clusters_lose_less_than_eight_bits_would(tmp_path: Path) -> None:
-    model = _model(**ADAPTIVE, hidden_size=256, div_value=2.0)
-    (tmp_path / "fine").mkdir()
-    (tmp_path / "coarse").mkdir()
-    fine, _ = _write(tmp_path / "fine", model)
-    coarse, int8 = _write(tmp_path / "coarse", model)
-    _drop_fine_parts(tmp_path / "coarse" / int8.graphs["head"])
-    coarse = OnnxLanguageModel(tmp_path / "coarse", int8.graphs)
-    hidden = np.random.default_rng(0).uniform(-0.2, 0.2, (64, 256)).astype(np.float32)
-    expected = _log_probs(model, hidden)[:, -1]  # the last word is in the last cluster
-    targets = np.full(64, len(VOCABULARY) - 1)
-    errors = [np.abs(one.top(hidden, 1, targets=targets).target_log_probs - expected).mean() for one in (fine, coarse)]
-    assert errors[0] < errors[1] / 2
-
-
-def _drop_fine_parts(path: Path) -> None:
-    """Lets each sum of a coarse and a fine product give the coarse one alone."""
-    model = onnx.load(path, load_external_data=False)
-    products = {node.output[0] for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"}
-    sums = [node for node in model.graph.node if node.op_type == "Add" and set(node.input) <= products]
-    assert len(sums) == 2
-    for node in sums:
-        coarse = node.input[0]
-        del node.input[1]
-        node.op_type = "Identity"
-        assert node.input[0] == coarse
-    path.write_bytes(model.SerializeToString())
-
-
-def test_the_bound_of_a_narrow_vector_is_its_largest_value_for_any_hidden_state(tmp_path: Path) -> None:
-    model = _model(**ADAPTIVE)
-    _, int8 = _write(tmp_path, model)
-    matrix = model.state_dict()["decoder.tail.0.0.weight"] @ model.state_dict()["projection.weight"]
-    shift = model.state_dict()["decoder.tail.0.0.weight"] @ model.state_dict()["projection.bias"]
-    largest = float((matrix.abs().sum(dim=1) + shift.abs()).max())  # with hidden states within -1..1
-    assert any(bound == pytest.approx(largest, rel=0.02) for bound in int8.activation_bounds.values())
+def test_narrow_vectors_are_scaled_row_by_row(tmp_path: Path) -> None:
+    model = _model(projection_size=8, tied=False, hidden_size=64)
+    onnx_model, int8 = _write(tmp_path, model)
+    assert sorted(int8.activation_bounds.values()) == [1, 1, 127]  # h, hidden, and a projected row in its own steps
+    hidden = np.random.default_rng(0).uniform(-1, 1, (64, 64)).astype(np.float32)
+    hidden *= np.geomspace(0.1, 1, 64, dtype=np.float32)[:, None]
+    hidden[0] = 0
+    expected = _log_probs(model, hidden)
+    targets = expected.argmin(axis=1)
+    actual = onnx_model.top(hidden, 1, targets=targets).target_log_probs
+    # A scale for all rows would leave the small ones a tenth of the steps, and them off by ten times as much.
+    assert np.abs(actual - expected[np.arange(64), targets])[:16].max() < 0.1

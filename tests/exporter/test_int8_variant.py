@@ -69,7 +69,7 @@ def test_a_language_model_gets_int8_graphs_and_their_numbers(
     assert int8.metrics["perplexity"] != bundle.metrics["perplexity"]
     assert int8.parity.mean is not None
     assert 0 < int8.parity.mean < int8.parity.worst < int8.parity.tolerance
-    assert int8.activation_bounds == {"rnn.l0.h": 1, "rnn.l1.h": 1, "hidden": 1}
+    assert int8.activation_bounds == {"rnn.l0.h": 1, "rnn.l1.h": 1, "hidden": 1, "projection.steps": 127}
     assert [(part.offset, part.size) for part in int8.state_bounds] == [(0, 16), (32, 16)]
     assert any(line.startswith("parity of int8 graphs") for line in lines)
     assert any(line.startswith("metrics of int8 graphs: perplexity") for line in lines)
@@ -162,7 +162,7 @@ def test_the_fold_limit_reaches_the_graphs(tmp_path: Path, text: Data, monkeypat
     monkeypatch.setitem(measurement.MARGINS, "int8", Margin(perplexity=0.1, spearman=0))
     folder, _ = _export(language_model_checkpoint(), tmp_path, data=text, fold_limit=0)
     bounds = load_bundle(folder).variants["int8"].activation_bounds
-    assert len(bounds) == 4  # the embedding is quantised too
+    assert len(bounds) == 5  # the embedding is quantised too
 
 
 def test_a_transformer_has_no_int8_graphs_and_is_told_why(tmp_path: Path, text: Data) -> None:

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 STEPS: Final = 127  # between 0 and the largest magnitude, on either side
 ZERO_POINT: Final = 128  # of activations: uint8, since ONNX Runtime multiplies signed ones tens of times slower
 
-_ROUNDING: Final = 1e-5  # relative, of float32
-
 
 @dataclass(frozen=True, slots=True)
 class QuantizedMatrix:
@@ -31,13 +29,6 @@ def quantize_columns(matrix: NDArray[np.floating]) -> QuantizedMatrix:
     scales = np.where(largest > 0, largest / STEPS, 1.0).astype(np.float32)
     values = np.clip(np.rint(matrix / scales[:, None]), -STEPS, STEPS).astype(np.int8)
     return QuantizedMatrix(np.ascontiguousarray(values.T), scales)
-
-
-def product_bound(matrix: NDArray[np.floating], bias: NDArray[np.floating], bound: float) -> float:
-    """Returns what no result of an int8 product exceeds, if what it reads keeps within `bound`."""
-    quantized = quantize_columns(matrix)
-    sums = np.abs(quantized.values.astype(np.float64)).sum(axis=0) * quantized.scales  # [out]
-    return float((bound * sums + np.abs(bias)).max() * (1 + _ROUNDING))
 
 
 def activation_scale(bound: float) -> float:

@@ -6,10 +6,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hiddenstate_exporter.graphs.graph_builder import FLOAT, MICROSOFT, GraphBuilder
-from hiddenstate_exporter.graphs.quantization import ZERO_POINT, activation_scale, quantize_columns
+from hiddenstate_exporter.graphs.graph_builder import MICROSOFT, GraphBuilder
+from hiddenstate_exporter.graphs.quantization import STEPS, ZERO_POINT, activation_scale, quantize_columns
 
-_HALF: Final = 0.5 * (1 + 1e-4)  # of a step: what rounding leaves, and float32 rounding of that
+_TINY: Final = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,7 @@ class Quantized:
 
     value: str
     bound: float
+    row_scale: str = ""  # float32 [rows, 1], what the row is still to be multiplied with
 
 
 class Quantizer:
@@ -33,14 +34,29 @@ class Quantizer:
         scale, zero_point = self._scale(bound), self._zero_point()
         return Quantized(self.builder.op("QuantizeLinear", value, scale, zero_point), bound)
 
+    def quantize_rows(self, name: str, value: str) -> Quantized:
+        """Rounds a float32 value [rows, in] whose bound, if it has one, lies far above its usual size.
+
+        Each row is scaled by its own largest value, and still depends on no other. A product with it costs one more
+        multiplication of its result.
+        """
+        largest = self.builder.op("ReduceMax", self.builder.op("Abs", value), axes=[1], keepdims=1)  # [rows, 1]
+        scale = self.builder.op("Mul", largest, self._scale(1.0))
+        scale = self.builder.op("Max", scale, self.builder.constant(_TINY, np.float32))  # a row may be all zeros
+        steps = self.quantize(self.builder.op("Div", value, scale, node=f"{name}.steps"), STEPS)
+        return Quantized(steps.value, steps.bound, scale)
+
     def product(
-        self,
-        name: str,
-        matrix: NDArray[np.floating],
-        rows: Quantized,
-        bias: NDArray[np.floating] | None = None,
+        self, name: str, matrix: NDArray[np.floating], rows: Quantized, bias: NDArray[np.floating] | None = None
     ) -> str:
         """Adds a `torch.nn.Linear`: rows [..., in], matrix [out, in], bias [out] give float32 [..., out]."""
+        shift = "" if bias is None else self.builder.stored_exactly(f"{name}.bias", bias.astype(np.float32))
+        if not rows.row_scale:
+            return self._product(name, matrix, rows, shift)
+        result = self.builder.op("Mul", self._product(name, matrix, rows, ""), rows.row_scale)
+        return self.builder.op("Add", result, shift) if shift else result
+
+    def _product(self, name: str, matrix: NDArray[np.floating], rows: Quantized, shift: str) -> str:
         quantized = quantize_columns(matrix)
         return self.builder.op(
             "MatMulIntegerToFloat",
@@ -50,23 +66,9 @@ class Quantizer:
             self.builder.stored_exactly(f"{name}.scale", quantized.scales),
             self._zero_point(),
             "",  # weights have no zero point
-            "" if bias is None else self.builder.stored_exactly(f"{name}.bias", bias.astype(np.float32)),
+            shift,
             domain=MICROSOFT,
         )
-
-    def fine_product(self, name: str, matrix: NDArray[np.floating], value: str, bound: float) -> str:
-        """Like `product` without bias, for a float32 value whose bound is far above its usual size.
-
-        The value is rounded to 8 bits and what that leaves of it to 8 more, so that a hundredth of the bound still has
-        as many steps as another value has.
-        """
-        coarse = self.quantize(value, bound)
-        steps = self.builder.op("Cast", coarse.value, to=FLOAT)
-        offset = self.builder.op("Sub", steps, self.builder.constant(ZERO_POINT, np.float32))
-        rest = self.builder.op("Sub", value, self.builder.op("Mul", offset, self._scale(bound)))
-        fine = self.quantize(rest, activation_scale(bound) * _HALF)
-        products = (self.product(name, matrix, rows) for rows in (coarse, fine))
-        return self.builder.op("Add", *products)
 
     def _scale(self, bound: float) -> str:
         return self.builder.constant(activation_scale(bound), np.float32)

@@ -46,8 +46,10 @@ def activations(folder: Path, bundle: Bundle, variant: Variant) -> dict[str, dic
         return {"encoder": _largest(folder, variant, "encoder", ["embeddings"], feed)[0]}
     assert bundle.language_model is not None  # one of both is there
     feed["state"] = _draw_state(bundle.language_model.state_size, variant, rng)
-    recurrent, outputs = _largest(folder, variant, "recurrent", ["outputs"], feed)
-    return {"recurrent": recurrent, "head": {"hidden": float(np.abs(outputs[0]).max())}}
+    recurrent, (outputs,) = _largest(folder, variant, "recurrent", ["outputs"], feed)
+    hidden = outputs[:, -1]  # [batch, output_size]
+    head, _ = _largest(folder, variant, "head", ["top_ids"], _question(hidden))
+    return {"recurrent": recurrent, "head": {"hidden": float(np.abs(hidden).max()), **head}}
 
 
 def _largest(
@@ -65,6 +67,12 @@ def _largest(
     values = session.run([*names, *outputs], dict(feed))
     largest = {name: float(np.abs(value).max()) for name, value in zip(names, values, strict=False)}
     return largest, values[len(names) :]
+
+
+def _question(hidden: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    zeros = np.zeros(len(hidden), np.int64)
+    restrict = {"restrict": np.array(False), "rank_low": zeros, "rank_high": zeros}
+    return {"hidden": hidden, "k": np.ones(1, np.int64), "targets": zeros, **restrict}
 
 
 def _draw_state(state_size: int, variant: Variant, rng: np.random.Generator) -> NDArray[np.float32]:
