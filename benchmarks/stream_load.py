@@ -52,15 +52,6 @@ class StreamLoad:
         """Ends the stream."""
         self._call.cancel()
 
-    async def fill(self) -> None:
-        """Sends each context one word, and returns when all have been answered; the stream stays open."""
-        self._send(range(1, self._contexts + 1))
-        answered = 0
-        while answered < self._contexts:
-            message = await self._call.read()
-            assert isinstance(message, PredictStreamResponse)
-            answered += len(message.responses)
-
     def _send(self, contexts: "Iterator[int] | range | list[int]") -> None:
         now = time.perf_counter()
         message = PredictStreamRequest()
