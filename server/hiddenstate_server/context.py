@@ -15,7 +15,9 @@ from hiddenstate_server.state_token import State, check_bounds, unpack_state
 from hiddenstate_server.tokenizer import Tokenizer
 
 # Above this many characters a text is cut into tokens on another thread, so that the event loop goes on.
-_LONG_TEXT = 20_000
+_LONG_TEXT = 4_000
+# A text with more characters than so many for each token that it may have is refused before it is cut into tokens.
+_MAX_CHARACTERS_PER_TOKEN = 64
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +117,12 @@ class ContextReader:
         return self._check(await self._encode(context.text or ""), "text")
 
     async def _encode(self, text: str) -> NDArray[np.int64]:
+        limit = _MAX_CHARACTERS_PER_TOKEN * self._max_context_tokens
+        if len(text) > limit:
+            raise InvalidRequestError(
+                f"text: has {len(text):,} characters, one request may have {limit:,} (64 for each of "
+                "--max-context-tokens); send it in parts, each with the state of the one before (return_state)"
+            )
         encode, started_at = self._tokenizer.encode, time.monotonic()
         tokens = encode(text) if len(text) < _LONG_TEXT else await asyncio.to_thread(encode, text)
         self._tokenized(time.monotonic() - started_at)

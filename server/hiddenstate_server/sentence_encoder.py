@@ -19,7 +19,7 @@ from hiddenstate_server.sentence import EncodeStep, Sentence
 from hiddenstate_server.tokenizer import Tokenizer
 
 # Above this many characters sentences are cut into tokens on another thread, so that the event loop goes on.
-_LONG_TEXT = 20_000
+_LONG_TEXT = 4_000
 
 
 class SentenceEncoder:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import time
 from contextlib import ExitStack
 
 import grpc
@@ -75,9 +76,12 @@ class Server:
         _log.info("draining: %d calls run", self.running.count)
         await self._health.enter_graceful_shutdown()
         timeout_s = self._settings.drain_timeout_s
-        if await self.running.drain(timeout_s) and await self.repository.drain(timeout_s):
-            _log.info("drained")
-            return True
+        started = time.monotonic()
+        if await self.running.drain(timeout_s):
+            left_s = max(0.0, started + timeout_s - time.monotonic())
+            if await self.repository.drain(left_s):
+                _log.info("drained")
+                return True
         _log.warning("not drained in %g s: %d calls are cut off", timeout_s, self.running.count)
         return False
 

@@ -19,6 +19,9 @@ from hiddenstate_server.errors import InvalidRequestError, ShuttingDownError
 from hiddenstate_server.interceptor import Context, status_of
 from hiddenstate_server.replies import Replies
 
+# Requests of a message that are begun before others on the event loop have their turn.
+_READ_AT_A_TIME = 16
+
 RequestT = TypeVar("RequestT")
 RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
 ResultT = TypeVar("ResultT")
@@ -107,7 +110,9 @@ class Stream(Generic[RequestT, LaneT, ResultT]):
 
     async def _read(self) -> None:
         while (message := await self._next_message()) is not grpc.aio.EOF:
-            for request in message.requests:
+            for count, request in enumerate(message.requests, start=1):
+                if count % _READ_AT_A_TIME == 0:
+                    await asyncio.sleep(0)
                 weight = self._method.weight(request)
                 await self._make_room(weight)
                 self._begin(Arrived(request, request.request_id, weight, time.perf_counter()))

@@ -192,6 +192,7 @@ async def test_the_state_after_a_generated_text_continues_it(language_model: Lan
         (Context(tokens=[]), "tokens: is empty"),
         (Context(tokens=[2, 10_000]), r"tokens: ids\[1\] is 10000"),
         (Context(text="the " * 20_000), "text: has 20,000 tokens, one request may have 16,384"),
+        (Context(text="x" * 1_100_000), "text: has 1,100,000 characters, one request may have 1,048,576"),
         (Context(text="the", state=b"nonsense"), "state: these 8 bytes are not a state"),
     ],
 )

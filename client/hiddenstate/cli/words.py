@@ -54,10 +54,8 @@ def predict(client: Client, text: str, top_k: int, prefix: str, as_json: bool, m
                 "usage": dataclasses.asdict(prediction.usage),
             }
         )
-    elif prediction.candidates:
-        print_probabilities([(candidate.word, candidate.probability) for candidate in prediction.candidates])
     else:
-        click.echo(f"No word that {prediction.model} knows begins with {prefix!r}.", err=True)
+        print_probabilities([(candidate.word, candidate.probability) for candidate in prediction.candidates])
 
 
 @click.command()
