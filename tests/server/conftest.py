@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from bundles import SPECIALS, WORDS, language_model_bundle, language_model_weights, sentence_encoder_bundle
-from hiddenstate_exporter.stack_shape import StackShape
+from hiddenstate_exporter.graphs.stack_shape import StackShape
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.language_model import LanguageModel
 from hiddenstate_server.metrics import Metrics

@@ -10,8 +10,8 @@ import pytest
 
 from architectures import STACKS
 from bundles import SPECIALS, WORDS, language_model_bundle, language_model_weights, sentence_encoder_bundle
-from hiddenstate_exporter.pooling_graph import Pooling
-from hiddenstate_exporter.stack_shape import Cell, Connections, StackShape
+from hiddenstate_exporter.graphs.pooling_graph import Pooling
+from hiddenstate_exporter.graphs.stack_shape import Cell, Connections, StackShape
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.context import Context, HeldContext
 from hiddenstate_server.metrics import Metrics
