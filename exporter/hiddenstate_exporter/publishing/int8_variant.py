@@ -32,7 +32,7 @@ from hiddenstate_exporter.publishing.invariance import (
 from hiddenstate_exporter.publishing.language_model_parity import check_language_model
 from hiddenstate_exporter.publishing.measurement import Data, check_close, measure
 from hiddenstate_exporter.publishing.onnx_model import OnnxLanguageModel, OnnxSentenceEncoder
-from hiddenstate_exporter.publishing.parity import INT8_TOLERANCE
+from hiddenstate_exporter.publishing.parity import INT8_EMBEDDING_TOLERANCE, INT8_TOLERANCE
 from hiddenstate_exporter.publishing.sentence_encoder_parity import check_sentence_encoder
 from hiddenstate_exporter.publishing.source import Model
 from hiddenstate_exporter.training.checkpoint import Checkpoint
@@ -139,7 +139,7 @@ def _sentence_encoder(
     )
     onnx_model = OnnxSentenceEncoder(folder, written.graphs)
     check_sentence_encoder_invariance(onnx_model, bundle.vocab_size)
-    return written, check_sentence_encoder(onnx_model, model, INT8_TOLERANCE)
+    return written, check_sentence_encoder(onnx_model, model, INT8_EMBEDDING_TOLERANCE)
 
 
 def _common(bundle: Bundle, fold_limit: int) -> dict[str, Any]:
