@@ -36,6 +36,9 @@ serve: $(CAN_SERVE) ## Serve the shipped models; HIDDENSTATE_LISTEN and the like
 test: $(CAN_TEST) ## Run the tests.
 	@HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest $(ARGS)
 
+.PHONY: exporter
+exporter: $(CAN_TEST) ## Install what training and exporting need, PyTorch among it.
+
 .PHONY: lint
 lint: $(CAN_TEST) ## Check format, lint, types, contract, generated code and deployment files.
 	$(VENV)/bin/ruff format --check

@@ -95,14 +95,18 @@ class Repository:
         there = ", ".join(f"{model.name} version {model.version}" for model in models) or "none"
         if not name and len({model.name for model in models}) > 1:
             raise InvalidRequestError(f"model: is empty, but there are several; name one of: {there}")
-        found = [
-            model
-            for model in models
-            if model.name == (name or model.name) and model.version == (version or model.version)
-        ]
+        named = [model for model in models if model.name == (name or model.name)]
+        if not named:
+            problem = f"no model {name[:64]!r} answers this call" if name else "the server has none for this call"
+            if any(model.name == name for model in self._models):
+                problem = f"{name} is a model of another kind than this call needs"
+            raise ModelNotFoundError(f"model: {problem}; there is: {there}")
+        found = [model for model in named if model.version == (version or model.version)]
         if not found:
-            wanted = (repr(name[:64]) if name else "of this kind") + (f" version {version[:64]!r}" if version else "")
-            raise ModelNotFoundError(f"model: no model {wanted} for this call; there is: {there}")
+            versions = ", ".join(model.version for model in named)
+            raise ModelNotFoundError(
+                f"model_version: {named[0].name} has no version {version[:64]!r}; there is: {versions}"
+            )
         return found[-1]
 
 

@@ -64,8 +64,8 @@ def test_a_refused_export_is_one_line_and_exit_code_1(
     monkeypatch.chdir(tmp_path / "run")
     result = _export(*options, "--to", "models")
     assert result.exit_code == 1
-    assert result.output.startswith("Error: ")
-    assert result.output.count("\n") == 1
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
     assert not Path("models").exists()
 
 

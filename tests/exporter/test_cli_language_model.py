@@ -66,6 +66,16 @@ def test_a_model_learns_what_can_be_learnt_and_its_checkpoint_can_be_used(book: 
     assert tokenizer.id_to_token(int(logits[0, -1].argmax())) == "sings"
 
 
+def test_without_a_size_the_vocabulary_is_what_a_small_text_has(book: Path, tmp_path: Path) -> None:
+    arguments = ["--data", str(book), "--run-dir", str(tmp_path / "run"), *SMALL.split()[2:], "--max-epochs", "1"]
+    result = CliRunner().invoke(train, ["language-model", *arguments], prog_name="hiddenstate train")
+    assert result.exit_code == 0, result.output
+    assert "vocabulary: 17, all words of the text" in result.output
+    assert load_checkpoint(tmp_path / "run" / "best.pt").config["vocab_size"] == 17
+    resumed = CliRunner().invoke(train, ["language-model", *arguments, "--resume"], prog_name="hiddenstate train")
+    assert resumed.exit_code == 0, resumed.output
+
+
 def test_the_sampled_loss_learns_the_same(book: Path, tmp_path: Path) -> None:
     result = invoke(book, tmp_path / "run", "--max-epochs 12 --lr 0.02 --sampled-softmax 6 --bf16")
     assert result.exit_code == 0, result.output

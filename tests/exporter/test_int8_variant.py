@@ -139,7 +139,7 @@ def test_int8_that_fails_a_check_leaves_the_float32_bundle_and_the_reason(
     assert {name: (folder / name).read_bytes() for name in _files(folder)} == {
         name: (plain / name).read_bytes() for name in _files(plain)
     }
-    assert lines[-2].startswith("int8 graphs: not published: ")
+    assert any(line.startswith("int8 graphs: not published: ") for line in lines)
     with pytest.raises(ExportError, match=f"int8 graphs: {message}"):
         _export(language_model_checkpoint(), tmp_path / "asked", data=text, variants=("fp32", "int8"))
     assert not (tmp_path / "asked" / "models").exists()

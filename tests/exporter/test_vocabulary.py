@@ -57,7 +57,7 @@ def test_training_twice_gives_the_same_tokenizer() -> None:
 
 
 def test_a_vocabulary_larger_than_the_text_supports_is_refused_with_the_largest() -> None:
-    with pytest.raises(VocabularyError, match="a vocabulary of 50 is asked for, but the text supports only 10"):
+    with pytest.raises(VocabularyError, match="supports only 10: give --vocab-size 10 or less"):
         train_word_tokenizer(TEXT, 50)
 
 

@@ -90,7 +90,11 @@ async def test_a_score_is_the_sum_over_its_tokens(wire: Wire) -> None:
         (PredictRequest(text=TEXT, prefix="xyzzy"), grpc.StatusCode.INVALID_ARGUMENT, "prefix: no word"),
         (PredictRequest(text=TEXT, state=b"x"), grpc.StatusCode.INVALID_ARGUMENT, "state: "),
         (PredictRequest(text=TEXT, model="nobody"), grpc.StatusCode.NOT_FOUND, "tiny-lm version 1"),
-        (PredictRequest(text=TEXT, model_version="7"), grpc.StatusCode.NOT_FOUND, "of this kind version '7'"),
+        (
+            PredictRequest(text=TEXT, model_version="7"),
+            grpc.StatusCode.NOT_FOUND,
+            "model_version: tiny-lm has no version '7'; there is: 1",
+        ),
         (PredictRequest(text=TEXT, model="tiny-encoder"), grpc.StatusCode.NOT_FOUND, "tiny-lm version 1"),
         (PredictRequest(text=TEXT, model="x" * 1_000_000), grpc.StatusCode.NOT_FOUND, "tiny-lm version 1"),
         (PredictRequest(text=TEXT, prefix="é" * 100_000), grpc.StatusCode.INVALID_ARGUMENT, "prefix: no word"),

@@ -37,11 +37,18 @@ async def test_a_model_is_found_by_kind_by_name_and_by_version(repository: Repos
     assert repository.sentence_encoder() is repository.find("tiny-encoder", "1")
 
 
-@pytest.mark.parametrize(("name", "version"), [("nobody", ""), ("tiny-lm", "2"), ("tiny-encoder", "")])
-async def test_an_unknown_model_is_not_found_and_the_others_are_named(
-    repository: Repository, name: str, version: str
+@pytest.mark.parametrize(
+    ("name", "version", "message"),
+    [
+        ("nobody", "", "model: no model 'nobody' answers this call; there is: tiny-lm version 1"),
+        ("tiny-lm", "2", "model_version: tiny-lm has no version '2'; there is: 1"),
+        ("tiny-encoder", "", "model: tiny-encoder is a model of another kind than this call needs; there is: tiny-lm"),
+    ],
+)
+async def test_an_unknown_model_is_not_found_and_what_there_is_is_named(
+    repository: Repository, name: str, version: str, message: str
 ) -> None:
-    with pytest.raises(ModelNotFoundError, match="there is: tiny-lm version 1"):
+    with pytest.raises(ModelNotFoundError, match=message):
         repository.language_model(name, version)
 
 

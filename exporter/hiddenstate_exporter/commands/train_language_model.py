@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from hiddenstate_exporter.commands.errors import EXIT_INTERRUPTED, clear_errors, command_line, take_options
 from hiddenstate_exporter.commands.head_options import head_options, take_head
@@ -45,7 +46,13 @@ Examples:
     required=True,
     help="Folder for best.pt, last.pt and log.jsonl.",
 )
-@click.option("--vocab-size", type=click.IntRange(min=8), default=20_000, help="Words, <eos> and <unk> included.")
+@click.option(
+    "--vocab-size",
+    type=click.IntRange(min=8),
+    default=20_000,
+    show_default="20000, or all words of a smaller text",
+    help="Words, <eos> and <unk> included.",
+)
 @stack_options(hidden_size=512, num_layers=2, forget_bias=1.0)
 @head_options
 @click.option(
@@ -119,6 +126,7 @@ def language_model(ctx: click.Context, /, **given: Any) -> None:
         take_options(TrainingOptions, given),
         command=command_line(ctx, leave_out=("resume", "data_description")),
         data_description=given["data_description"],
+        fewer_words=ctx.get_parameter_source("vocab_size") is ParameterSource.DEFAULT,
         echo=click.echo,
     )
     if outcome.ending == "interrupted":

@@ -16,7 +16,7 @@ from hiddenstate_exporter.publishing.evaluation import Track
 from hiddenstate_exporter.publishing.int8_variant import add_int8
 from hiddenstate_exporter.publishing.measurement import NO_DATA, Data, check_nothing_lost, measure
 from hiddenstate_exporter.publishing.model_card import model_card
-from hiddenstate_exporter.publishing.publication import check_target, next_version, staged
+from hiddenstate_exporter.publishing.publication import check_name, check_target, next_version, staged
 from hiddenstate_exporter.publishing.source import Model, Source, read_source
 from hiddenstate_exporter.publishing.transformer_build import build_transformer_bundle
 from hiddenstate_server.bundle import CARD_FILE, Bundle, VariantName, load_bundle, write_bundle
@@ -65,15 +65,16 @@ def publish(
 ) -> Path:
     """Publishes a model that was read from `path`; otherwise like `export`."""
     name = options.name or source.name
+    check_name("name", name)
     version = options.version or next_version(options.to / name)
+    check_name("version", version)
     target = options.to / name / version
     label = Label(name=name, version=version, license=options.license or source.license(), dtype=options.dtype)
     with _scratch(target) if options.check else staged(target) as folder:
-        remarks: list[str] = []
+        echo(f"building {name} {version} and comparing it with PyTorch")
         with _naming(path):
-            bundle = _build(folder, source, label, options, remarks.append, track)
-        for line in (*_explain(bundle, folder), *remarks):
-            echo(line)
+            bundle = _build(folder, source, label, options, echo, track)
+        echo(f"size: {_size(folder) / 1e6:.1f} MB, weights stored as {bundle.dtype}")
     echo(f"{target}: would be written (nothing was: --check)" if options.check else f"{target}: written")
     return target
 
@@ -83,11 +84,15 @@ def _build(folder: Path, source: Source, label: Label, options: ExportOptions, e
         bundle = build_transformer_bundle(folder, source.model, label, source.origin)
     else:
         bundle = build_bundle(folder, source.model, label)
+    echo(f"model: {bundle.kind.replace('_', ' ')}, {bundle.architecture}, {bundle.parameters:,} parameters")
+    echo(f"tokenizer: {bundle.vocab_size:,} tokens")
+    echo(_parity(bundle, "fp32"))
     if options.data:
         measured = measure(folder, bundle, options.data, checkpoint=source.model, track=track)
         check_nothing_lost(measured)
         bundle = msgspec.structs.replace(bundle, metrics={**bundle.metrics, **finite(measured.onnx)})
         bundle = write_bundle(bundle, folder)
+    echo(f"metrics: {_list(bundle.metrics)}")
     if not options.variants or "int8" in options.variants:
         bundle = _with_int8(folder, bundle, source.model, options, echo, track)
     (folder / CARD_FILE).write_text(model_card(bundle, size=_size(folder)), encoding="utf-8")
@@ -96,7 +101,10 @@ def _build(folder: Path, source: Source, label: Label, options: ExportOptions, e
 
 def _with_int8(folder: Path, bundle: Bundle, model: Model, options: ExportOptions, echo: Echo, track: Track) -> Bundle:
     try:
-        return add_int8(folder, bundle, model, options.data, fold_limit=options.fold_limit, track=track)
+        bundle = add_int8(folder, bundle, model, options.data, fold_limit=options.fold_limit, track=track)
+        echo(_parity(bundle, "int8"))
+        echo(f"metrics of int8 graphs: {_list(bundle.variants['int8'].metrics)}")
+        return bundle
     except ValueError as error:  # of a check; nothing of the int8 graphs is left
         if options.variants:
             raise ExportError(f"int8 graphs: {error}") from error
@@ -104,19 +112,12 @@ def _with_int8(folder: Path, bundle: Bundle, model: Model, options: ExportOption
         return bundle
 
 
-def _explain(bundle: Bundle, folder: Path) -> Iterator[str]:
-    yield f"model: {bundle.kind.replace('_', ' ')}, {bundle.architecture}, {bundle.parameters:,} parameters"
-    yield f"tokenizer: {bundle.vocab_size:,} tokens"
-    for name, variant in bundle.variants.items():
-        yield (
-            f"parity of {name} graphs with PyTorch: differs by at most {variant.parity.worst:.2g} in "
-            f"{variant.parity.cases} cases, allowed is {variant.parity.tolerance:.2g}"
-        )
-    yield f"metrics: {_list(bundle.metrics)}"
-    for name, variant in bundle.variants.items():
-        if variant.metrics:
-            yield f"metrics of {name} graphs: {_list(variant.metrics)}"
-    yield f"size: {_size(folder) / 1e6:.1f} MB, weights stored as {bundle.dtype}"
+def _parity(bundle: Bundle, name: VariantName) -> str:
+    parity = bundle.variants[name].parity
+    return (
+        f"parity of {name} graphs with PyTorch: differs by at most {parity.worst:.2g} in {parity.cases} cases, "
+        f"allowed is {parity.tolerance:.2g}"
+    )
 
 
 def _list(metrics: Mapping[str, float]) -> str:

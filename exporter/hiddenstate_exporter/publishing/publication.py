@@ -46,16 +46,25 @@ def staged(target: Path) -> Iterator[Path]:
         _remove_empty(made)
 
 
+def check_name(what: str, name: str) -> None:
+    """Checks a model's name or version.
+
+    Raises:
+        PublicationError: it is not allowed.
+    """
+    if not is_model_name(name):
+        allowed = "letters, digits, '.', '_' and '-', the first a letter or digit, at most 128"
+        raise PublicationError(f"{name!r} cannot be a model's {what}: use {allowed}")
+
+
 def check_target(target: Path) -> None:
     """Checks that `target` (NAME/VERSION) may be made.
 
     Raises:
         PublicationError: it exists, or its name is not allowed.
     """
-    for what, name in (("name", target.parent.name), ("version", target.name)):
-        if not is_model_name(name):
-            allowed = "letters, digits, '.', '_' and '-', the first a letter or digit, at most 128"
-            raise PublicationError(f"{name!r} cannot be a model's {what}: use {allowed}")
+    check_name("name", target.parent.name)
+    check_name("version", target.name)
     if os.path.lexists(target):
         raise PublicationError(f"{target} exists; published versions are never changed: choose another --version")
 

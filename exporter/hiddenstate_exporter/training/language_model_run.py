@@ -34,16 +34,22 @@ def run(
     *,
     command: str = "",
     data_description: str | None = None,
+    fewer_words: bool = False,
     echo: Callable[[str], None] = print,
 ) -> Outcome:
     """Does what `hiddenstate train language-model` says; unless interrupted, `best.pt` carries its test scores.
+
+    `fewer_words` lets the vocabulary be smaller than `config` says where the text has no more words.
 
     Raises:
         ValueError: the data, an option or the run folder is wrong; the message says which and why.
         TrainingError: training could not go on.
     """
     parts = split(read_sources(sources))
-    tokenizer = train_word_tokenizer(parts.train, config.vocab_size)
+    tokenizer = train_word_tokenizer(parts.train, config.vocab_size, fewer=fewer_words)
+    if tokenizer.get_vocab_size() < config.vocab_size:
+        config = dataclasses.replace(config, vocab_size=tokenizer.get_vocab_size())
+        echo(f"vocabulary: {config.vocab_size:,}, all words of the text")
     streams = _Streams.of(parts, tokenizer)
     echo(
         f"tokens: {len(streams.train):,} to train on, {len(streams.valid):,} for validation, {len(streams.test):,} test"

@@ -26,10 +26,10 @@ class VocabularyError(ValueError):
     """A tokenizer cannot be made or read; the message says why."""
 
 
-def train_word_tokenizer(paragraphs: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_word_tokenizer(paragraphs: Iterable[str], vocab_size: int, *, fewer: bool = False) -> Tokenizer:
     """Makes a tokenizer of the `vocab_size - 2` most frequent words (cased), `<eos>` (id 0) and `<unk>` (id 1).
 
-    Ids rise as frequency falls.
+    Ids rise as frequency falls. A text with fewer different words gets a smaller vocabulary where `fewer` allows it.
 
     Raises:
         VocabularyError: the text has fewer different words than asked for.
@@ -40,8 +40,11 @@ def train_word_tokenizer(paragraphs: Iterable[str], vocab_size: int) -> Tokenize
     trainer = WordLevelTrainer(vocab_size=vocab_size, special_tokens=[EOS, UNK], show_progress=False)
     tokenizer.train_from_iterator(paragraphs, trainer)
     found = tokenizer.get_vocab_size()
-    if found < vocab_size:
-        raise VocabularyError(f"a vocabulary of {vocab_size} is asked for, but the text supports only {found}")
+    if found < vocab_size and not fewer:
+        raise VocabularyError(
+            f"a vocabulary of {vocab_size} is asked for, but the text supports only {found}: "
+            f"give --vocab-size {found} or less, or more text"
+        )
     return tokenizer
 
 
