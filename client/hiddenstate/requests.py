@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 
 from hiddenstate.errors import InvalidRequestError
+from hiddenstate.refusals import refusal
 from hiddenstate.v1.language_model_pb2 import (
     GenerateRequest,
     PredictRequest,
@@ -144,7 +145,8 @@ def _build(kind: type[M], **fields: Any) -> M:
     try:
         return kind(**fields)
     except (TypeError, ValueError) as error:
-        raise InvalidRequestError(f"{_culprit(kind, fields)}: {error}") from None
+        culprit = _culprit(kind, fields)
+        raise InvalidRequestError(refusal(culprit, fields.get(culprit), error)) from None
 
 
 def _culprit(kind: type[Message], fields: dict[str, Any]) -> str:
@@ -185,5 +187,5 @@ def _unsendable_sentence(batch: list[str], first: int) -> str:
         try:
             EncodeRequest(sentences=[sentence])
         except (TypeError, ValueError) as error:
-            return f"sentences[{index}]: {error}"
+            return refusal(f"sentences[{index}]", sentence, error)
     return "sentences: cannot be sent"

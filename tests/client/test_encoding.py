@@ -148,7 +148,7 @@ def test_what_is_no_sentence_is_named_with_its_place(client: Client, wrong: obje
 
 
 def test_a_sentence_that_is_not_unicode_is_named_with_its_place(client: Client) -> None:
-    with pytest.raises(InvalidRequestError, match=r"sentences\[3\]: .*surrogates"):
+    with pytest.raises(InvalidRequestError, match=r"sentences\[3\]: .*surrogate"):
         client.encode(["a", "b", "c", "d\udcff"], batch_size=2)
 
 
