@@ -57,7 +57,8 @@ def test_a_service_that_the_server_does_not_know_fails(servicer: HealthServicer,
     servicer.set("", HealthCheckResponse.SERVING)
     result = health(address, "--service", "some.Service")
     assert result.exit_code == 1
-    assert "SERVICE_UNKNOWN" in result.stderr
+    assert f"the server at {address} has no service or model 'some.Service'" in result.stderr
+    assert "hiddenstate.v1.LanguageModelService" in result.stderr
 
 
 def test_where_nothing_listens_is_said_in_one_line() -> None:

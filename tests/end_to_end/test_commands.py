@@ -88,6 +88,10 @@ def test_score_lists_every_word_and_the_perplexity(run: Command) -> None:
     assert lines[-1].endswith("4 tokens")
 
 
+def test_one_word_is_one_token(run: Command) -> None:
+    assert run("score", "the").stdout.endswith(", 1 token\n")
+
+
 def test_models_lists_what_is_served(run: Command) -> None:
     lines = run("models").stdout.splitlines()
     assert lines[0].split() == ["NAME", "VERSION", "KIND", "ARCHITECTURE", "PARAMETERS", "PROVIDER"]
@@ -131,9 +135,16 @@ def test_encode_writes_a_numpy_file(run: Command, tmp_path: Path) -> None:
     ("arguments", "stdin", "message"),
     [
         (("predict", ""), None, "Error: text: is empty"),
-        (("predict", "the", "-k", "0"), None, "Error: top_k: is 0"),
-        (("predict", "the", "--prefix", "xqz"), None, "Error: prefix: no word of tiny-lm begins with 'xqz'"),
-        (("predict", "the", "--model", "nobody"), None, "Error: model: no model 'nobody'"),
+        (("predict", "the", "-k", "0"), None, "Error: --top-k: is 0"),
+        (("predict", "the", "--prefix", "xqz"), None, "Error: --prefix: no word of tiny-lm begins with 'xqz'"),
+        (("predict", "the", "--model", "nobody"), None, "Error: --model: no model 'nobody'"),
+        (("predict", "the", "-k", "-1"), None, "Error: --top-k: is -1; it must be a whole number of at least 1"),
+        (("generate", "the", "--seed", "-1"), None, "Error: --seed: is -1; it must be a whole number from 0 to"),
+        (("predict", "bad \udcff text"), None, "Error: TEXT is not UTF-8 (byte 0xff at offset 4)"),
+        (("predict", "-"), b"caf\xe9", "Error: standard input is not UTF-8 (byte 0xe9 at offset 3)"),
+        (("predict", "the", "--prefix", "\udce9"), None, "Error: --prefix is not UTF-8 (byte 0xe9 at offset 0)"),
+        (("similarity", "the", "\udcff"), None, "Error: B is not UTF-8 (byte 0xff at offset 0)"),
+        (("health", "--service", "foo"), None, "Error: the server at "),
         (("encode",), "the\n\ncar\n", "Error: standard input: line 2 is empty"),
         (("encode",), b"the\ncaf\xe9\n", "Error: standard input: line 2 is not UTF-8 (byte 0xe9 at offset 7)"),
         (("encode",), "", "Error: standard input: there are no sentences"),

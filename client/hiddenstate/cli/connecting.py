@@ -46,7 +46,9 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the options --model and --model-version."""
     command = click.option("--model-version", default="", help="Version of the model.  [default: the newest]")(command)
-    return click.option("--model", default="", help="Name of the model.  [default: the server's only one]")(command)
+    return click.option(
+        "--model", default="", help="Name of the model.  [default: the server's only model of that kind]"
+    )(command)
 
 
 def _address(ctx: click.Context, parameter: click.Parameter, value: str) -> str:

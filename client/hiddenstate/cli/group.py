@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hiddenstate.errors import HiddenstateError
+from hiddenstate.errors import DeadlineError, HiddenstateError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -32,6 +32,10 @@ _EXTRA_COMMANDS = {
     ),
     "evaluate": ExtraCommand("hiddenstate_exporter.cli", "exporter", "Measure a model on held-out data."),
 }
+
+
+# What installs an extra in a checkout.
+_MAKE_TARGETS = {"server": "serve", "exporter": "exporter"}
 
 
 class MissingExtraError(click.ClickException):
@@ -67,7 +71,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except HiddenstateError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(self._in_options(ctx, error)) from error
         except ModuleNotFoundError as error:
             raise _missing_extra(ctx.invoked_subcommand or "", error) from error
         except OSError as error:
@@ -77,6 +81,18 @@ class Group(click.Group):
         except KeyboardInterrupt:
             click.echo(err=True)
             ctx.exit(130)  # as a shell reports a command that Ctrl-C ended
+
+    def _in_options(self, ctx: click.Context, error: HiddenstateError) -> str:
+        """Returns the message with the option of the command line in place of the API's name for it."""
+        message = str(error)
+        if isinstance(error, DeadlineError):
+            return message.replace("timeout_s", "--timeout-s")
+        command = self.commands.get(ctx.invoked_subcommand or "")
+        field, colon, reason = message.partition(":")
+        for parameter in command.params if command else ():
+            if isinstance(parameter, click.Option) and parameter.name == field:
+                return f"{max(parameter.opts, key=len)}{colon}{reason}"
+        return message
 
 
 def _load(name: str, extra: ExtraCommand) -> click.Command:
@@ -100,5 +116,6 @@ def _missing_extra(name: str, error: ModuleNotFoundError) -> Exception:
     if extra is None or missing.startswith("hiddenstate"):
         return error
     return MissingExtraError(
-        f"`hiddenstate {name}` needs {missing}, which is not installed: pip install 'hiddenstate[{extra.extra}]'"
+        f"`hiddenstate {name}` needs {missing}, which is not installed: "
+        f"pip install 'hiddenstate[{extra.extra}]', or in a checkout: make {_MAKE_TARGETS[extra.extra]}"
     )

@@ -26,15 +26,23 @@ class NotServingError(click.ClickException):
 
 
 @click.command()
-@click.option("--service", default="", help="One service by its full name.  [default: the server as a whole]")
+@click.option(
+    "--service",
+    default="",
+    help="One service by its full name, or one model by its name.  [default: the server as a whole]",
+)
 @server_options
 def health(server: str, timeout_s: float, service: str) -> None:
-    """Ask whether the server is ready: exit code 0 says yes, 1 says no or that there is none.
+    """Ask whether the server is ready.
+
+    Exit code 0 says yes; 1 says no, or that no server answers.
 
     \b
     Examples:
       hiddenstate health
-      hiddenstate health --service hiddenstate.v1.LanguageModelService --server 10.0.0.5:50051
+      hiddenstate health --server 10.0.0.5:50051
+      hiddenstate health --service hiddenstate.v1.LanguageModelService
+      hiddenstate health --service english-lm
     """
     try:
         status = _check(server, timeout_s, service)
@@ -42,6 +50,11 @@ def health(server: str, timeout_s: float, service: str) -> None:
         if error.code() is not grpc.StatusCode.NOT_FOUND:
             raise call_error(error, server) from error
         status = _Status.SERVICE_UNKNOWN
+    if status is _Status.SERVICE_UNKNOWN and service:
+        raise NotServingError(
+            f"the server at {server} has no service or model {service!r}; give a service's full name, for example"
+            " hiddenstate.v1.LanguageModelService, or a model's name (`hiddenstate models` lists them)"
+        )
     if status is not _Status.SERVING:
         raise NotServingError(f"{service or 'the server'} at {server} is {status.name}")
     click.echo(status.name)

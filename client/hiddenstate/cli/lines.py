@@ -43,10 +43,27 @@ class SentenceReader:
                 raise LineError(f"{self.name}: line {number} is empty; --skip-empty leaves such lines out")
 
     def _decode(self, line: bytes, number: int) -> str:
-        try:
-            return line.decode().rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            offset = self.bytes_read + error.start
-            raise LineError(
-                f"{self.name}: line {number} is not UTF-8 (byte 0x{line[error.start]:02x} at offset {offset})"
-            ) from None
+        return decode_utf8(line, f"{self.name}: line {number}", self.bytes_read).rstrip("\r\n")
+
+
+def decode_utf8(data: bytes, name: str, offset: int = 0) -> str:
+    """Decodes bytes that begin `offset` bytes into what `name` names.
+
+    Raises:
+        LineError: they are not UTF-8.
+    """
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        byte, offset = data[error.start], offset + error.start
+        raise LineError(f"{name} is not UTF-8 (byte 0x{byte:02x} at offset {offset})") from None
+
+
+def check_utf8(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Refuses a word of the command line whose bytes were not UTF-8: Python reads those as lone surrogates.
+
+    Raises:
+        LineError: it holds such a byte.
+    """
+    name = parameter.opts[-1] if isinstance(parameter, click.Option) else parameter.human_readable_name
+    return decode_utf8(value.encode(errors="surrogateescape"), name)

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 import click
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns a number and its noun: 1 token, 1,200 tokens."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def print_json(value: object) -> None:
     """Prints a value as one line of JSON."""
     click.echo(json.dumps(value, ensure_ascii=False))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import click
 
 from hiddenstate.cli.connecting import model_options, with_client
-from hiddenstate.cli.lines import SentenceReader
+from hiddenstate.cli.lines import SentenceReader, check_utf8
+from hiddenstate.cli.output import counted
 from hiddenstate.cli.vectors import JsonLinesWriter, NpyWriter, VectorWriter, whole_file
 from hiddenstate.client import Client
 
@@ -79,8 +80,8 @@ def encode(
 
 
 @click.command()
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", callback=check_utf8)
+@click.argument("b", callback=check_utf8)
 @model_options
 @with_client
 def similarity(client: Client, a: str, b: str, model: str, model_version: str) -> None:
@@ -147,6 +148,6 @@ def _size(file: BinaryIO) -> int | None:
 def _report(truncated: int, skipped: int) -> None:
     """Says on standard error what was not encoded as it was given."""
     if truncated:
-        click.echo(f"{truncated:,} sentences were longer than the model takes and were cut at their end.", err=True)
+        click.echo(f"Cut at the end, being longer than the model takes: {counted(truncated, 'sentence')}.", err=True)
     if skipped:
-        click.echo(f"{skipped:,} empty lines were left out.", err=True)
+        click.echo(f"Left out: {counted(skipped, 'empty line')}.", err=True)

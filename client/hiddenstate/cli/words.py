@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import click
 
 from hiddenstate.cli.connecting import model_options, with_client
-from hiddenstate.cli.output import print_json, print_probabilities
+from hiddenstate.cli.lines import check_utf8, decode_utf8
+from hiddenstate.cli.output import counted, print_json, print_probabilities
 from hiddenstate.client import Client
 from hiddenstate.generation import Generation
 from hiddenstate.results import Candidate, GeneratedWord, TokenScore
@@ -16,12 +17,9 @@ from hiddenstate.text import join_words, write_words
 
 def _read_text(ctx: click.Context, parameter: click.Parameter, words: tuple[str, ...]) -> str:
     """Joins the words of a command line; `-` alone reads standard input."""
-    if words != ("-",):
-        return " ".join(words)
-    try:
-        return sys.stdin.buffer.read().decode().rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise click.BadParameter(f"standard input is not UTF-8 at byte {error.start}", ctx, parameter) from None
+    if words == ("-",):
+        return decode_utf8(sys.stdin.buffer.read(), "standard input").rstrip("\r\n")
+    return check_utf8(ctx, parameter, " ".join(words))
 
 
 _text_argument = click.argument("text", nargs=-1, required=True, callback=_read_text)
@@ -31,7 +29,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.
 @click.command()
 @_text_argument
 @click.option("-k", "--top-k", type=int, default=5, show_default=True, help="How many words to answer.")
-@click.option("--prefix", default="", help="Only words that begin with these letters.")
+@click.option("--prefix", default="", callback=check_utf8, help="Only words that begin with these letters.")
 @_json_option
 @model_options
 @with_client
@@ -126,9 +124,8 @@ def score(client: Client, text: str, as_json: bool, model: str, model_version: s
         print_json(dataclasses.asdict(result) | {"tokens": [_as_json(token) for token in result.tokens]})
         return
     print_probabilities([(token.token, token.probability) for token in result.tokens])
-    click.echo(
-        f"\nperplexity {result.perplexity:.2f}, log probability {result.log_prob:.2f}, {len(result.tokens)} tokens"
-    )
+    count = counted(len(result.tokens), "token")
+    click.echo(f"\nperplexity {result.perplexity:.2f}, log probability {result.log_prob:.2f}, {count}")
 
 
 def _print_generation(generation: Generation, text: str) -> None:
