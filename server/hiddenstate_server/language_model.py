@@ -205,7 +205,7 @@ class LanguageModel:
 
     def _last_token(self, work: Generating, start: Start) -> GeneratedToken:
         token_id, log_prob = work.last
-        after = State(work.state, start.num_tokens + work.chosen)
+        after = State(work.state, start.tokens_reused + work.computed)  # a last <eos> is chosen, but not consumed
         return GeneratedToken(
             word="" if work.finish_reason is FinishReason.END_OF_TEXT else self._words[token_id],
             token_id=token_id,

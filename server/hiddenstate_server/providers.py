@@ -1,7 +1,6 @@
 """Chooses the ONNX Runtime execution provider and makes inference sessions."""
 
 import dataclasses
-import logging
 import os
 from pathlib import Path
 from typing import Literal
@@ -14,8 +13,6 @@ ProviderName = Literal["auto", "cuda", "tensorrt", "cpu"]
 
 CPU = "CPUExecutionProvider"
 _ONNX_RUNTIME_NAMES = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider", "cpu": CPU}
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -183,6 +183,19 @@ async def test_the_state_after_a_generated_text_continues_it(language_model: Lan
     assert_same(by_state.candidates, [(c.word, c.log_prob) for c in by_text.candidates])
 
 
+async def test_the_state_after_the_end_of_a_text_is_that_before_its_end(language_model: LanguageModel) -> None:
+    for seed in range(100):
+        tokens = await generate(language_model, TEXT, seed=seed, max_tokens=40, return_state=True)
+        if tokens[-1].finish_reason is FinishReason.END_OF_TEXT:
+            break
+    assert tokens[-1].finish_reason is FinishReason.END_OF_TEXT
+    token_ids = [*ids(TEXT)[1:], *(token.token_id for token in tokens[:-1])]
+    by_state = await language_model.predict(Context(state=tokens[-1].state))
+    by_tokens = await language_model.predict(Context(tokens=token_ids))
+    assert_same(by_state.candidates, [(c.word, c.log_prob) for c in by_tokens.candidates])
+    assert by_state.usage.tokens_reused == len(token_ids) + 1  # <eos> stands before every text
+
+
 @pytest.mark.parametrize(
     ("context", "message"),
     [
