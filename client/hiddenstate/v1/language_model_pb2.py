@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from hiddenstate.v1 import priority_pb2 as hiddenstate_dot_v1_dot_priority__pb2
 from hiddenstate.v1 import usage_pb2 as hiddenstate_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#hiddenstate/v1/language_model.proto\x12\x0ehiddenstate.v1\x1a\x1ahiddenstate/v1/usage.proto\"\x1b\n\x08TokenIds\x12\x0f\n\x03ids\x18\x01 \x03(\rB\x02\x10\x01\"=\n\tCandidate\x12\x0c\n\x04word\x18\x01 \x01(\t\x12\x10\n\x08log_prob\x18\x02 \x01(\x02\x12\x10\n\x08token_id\x18\x03 \x01(\r\"\xd0\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.hiddenstate.v1.TokenIdsH\x00\x12\r\n\x05state\x18\x05 \x01(\x0c\x12\x14\n\x0creturn_state\x18\x06 \x01(\x08\x12\x12\n\x05top_k\x18\x07 \x01(\rH\x01\x88\x01\x01\x12\x0e\n\x06prefix\x18\x08 \x01(\tB\t\n\x07\x63ontextB\x08\n\x06_top_k\"\x9b\x01\n\x0fPredictResponse\x12-\n\ncandidates\x18\x01 \x03(\x0b\x32\x19.hiddenstate.v1.Candidate\x12\r\n\x05state\x18\x02 \x01(\x0c\x12$\n\x05usage\x18\x03 \x01(\x0b\x32\x15.hiddenstate.v1.Usage\x12\r\n\x05model\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\"P\n\x14PredictStreamRequest\x12\x38\n\x08requests\x18\x01 \x03(\x0b\x32&.hiddenstate.v1.StreamedPredictRequest\"\x88\x01\n\x16StreamedPredictRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x12\n\ncontext_id\x18\x02 \x01(\x04\x12/\n\x07predict\x18\x03 \x01(\x0b\x32\x1e.hiddenstate.v1.PredictRequest\x12\x15\n\rclose_context\x18\x04 \x01(\x08\"S\n\x15PredictStreamResponse\x12:\n\tresponses\x18\x01 \x03(\x0b\x32\'.hiddenstate.v1.StreamedPredictResponse\"\x9b\x01\n\x17StreamedPredictResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x33\n\x08response\x18\x02 \x01(\x0b\x32\x1f.hiddenstate.v1.PredictResponseH\x00\x12-\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1c.hiddenstate.v1.RequestErrorH\x00\x42\x08\n\x06result\"\xe1\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.hiddenstate.v1.TokenIdsH\x00\x12\r\n\x05state\x18\x05 \x01(\x0c\x12\x14\n\x0creturn_state\x18\x06 \x01(\x08\x12\x17\n\nmax_tokens\x18\x07 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x08 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\t \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\n \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x0b \x01(\x04H\x05\x88\x01\x01\x12\x12\n\nstop_words\x18\x0c \x03(\tB\t\n\x07\x63ontextB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seed\"\xd3\x02\n\x10GenerateResponse\x12\x0c\n\x04word\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12\x10\n\x08log_prob\x18\x03 \x01(\x02\x12\x44\n\rfinish_reason\x18\x04 \x01(\x0e\x32-.hiddenstate.v1.GenerateResponse.FinishReason\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\r\n\x05state\x18\x06 \x01(\x0c\x12$\n\x05usage\x18\x07 \x01(\x0b\x32\x15.hiddenstate.v1.Usage\"\x83\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x01\x12\x1b\n\x17\x46INISH_REASON_STOP_WORD\x10\x02\x12\x1d\n\x19\x46INISH_REASON_END_OF_TEXT\x10\x03\"\x8a\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.hiddenstate.v1.TokenIdsH\x00\x12\r\n\x05state\x18\x05 \x01(\x0c\x42\t\n\x07\x63ontext\"?\n\nTokenScore\x12\r\n\x05token\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12\x10\n\x08log_prob\x18\x03 \x01(\x02\"\xad\x01\n\rScoreResponse\x12*\n\x06tokens\x18\x01 \x03(\x0b\x32\x1a.hiddenstate.v1.TokenScore\x12\x10\n\x08log_prob\x18\x02 \x01(\x01\x12\x12\n\nperplexity\x18\x03 \x01(\x01\x12$\n\x05usage\x18\x04 \x01(\x0b\x32\x15.hiddenstate.v1.Usage\x12\r\n\x05model\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\t2\xdb\x02\n\x14LanguageModelService\x12J\n\x07Predict\x12\x1e.hiddenstate.v1.PredictRequest\x1a\x1f.hiddenstate.v1.PredictResponse\x12`\n\rPredictStream\x12$.hiddenstate.v1.PredictStreamRequest\x1a%.hiddenstate.v1.PredictStreamResponse(\x01\x30\x01\x12O\n\x08Generate\x12\x1f.hiddenstate.v1.GenerateRequest\x1a .hiddenstate.v1.GenerateResponse0\x01\x12\x44\n\x05Score\x12\x1c.hiddenstate.v1.ScoreRequest\x1a\x1d.hiddenstate.v1.ScoreResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#hiddenstate/v1/language_model.proto\x12\x0ehiddenstate.v1\x1a\x1dhiddenstate/v1/priority.proto\x1a\x1ahiddenstate/v1/usage.proto\"\x1b\n\x08TokenIds\x12\x0f\n\x03ids\x18\x01 \x03(\rB\x02\x10\x01\"=\n\tCandidate\x12\x0c\n\x04word\x18\x01 \x01(\t\x12\x10\n\x08log_prob\x18\x02 \x01(\x02\x12\x10\n\x08token_id\x18\x03 \x01(\r\"\x8e\x02\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.hiddenstate.v1.TokenIdsH\x00\x12\r\n\x05state\x18\x05 \x01(\x0c\x12\x14\n\x0creturn_state\x18\x06 \x01(\x08\x12\x12\n\x05top_k\x18\x07 \x01(\rH\x01\x88\x01\x01\x12\x0e\n\x06prefix\x18\x08 \x01(\t\x12/\n\x08priority\x18\t \x01(\x0e\x32\x18.hiddenstate.v1.PriorityH\x02\x88\x01\x01\x42\t\n\x07\x63ontextB\x08\n\x06_top_kB\x0b\n\t_priority\"\x9b\x01\n\x0fPredictResponse\x12-\n\ncandidates\x18\x01 \x03(\x0b\x32\x19.hiddenstate.v1.Candidate\x12\r\n\x05state\x18\x02 \x01(\x0c\x12$\n\x05usage\x18\x03 \x01(\x0b\x32\x15.hiddenstate.v1.Usage\x12\r\n\x05model\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\"P\n\x14PredictStreamRequest\x12\x38\n\x08requests\x18\x01 \x03(\x0b\x32&.hiddenstate.v1.StreamedPredictRequest\"\xb0\x01\n\x16StreamedPredictRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x12\n\ncontext_id\x18\x02 \x01(\x04\x12/\n\x07predict\x18\x03 \x01(\x0b\x32\x1e.hiddenstate.v1.PredictRequest\x12\x15\n\rclose_context\x18\x04 \x01(\x08\x12\x17\n\ntimeout_ms\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_timeout_ms\"S\n\x15PredictStreamResponse\x12:\n\tresponses\x18\x01 \x03(\x0b\x32\'.hiddenstate.v1.StreamedPredictResponse\"\x9b\x01\n\x17StreamedPredictResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x33\n\x08response\x18\x02 \x01(\x0b\x32\x1f.hiddenstate.v1.PredictResponseH\x00\x12-\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1c.hiddenstate.v1.RequestErrorH\x00\x42\x08\n\x06result\"\x9f\x03\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.hiddenstate.v1.TokenIdsH\x00\x12\r\n\x05state\x18\x05 \x01(\x0c\x12\x14\n\x0creturn_state\x18\x06 \x01(\x08\x12\x17\n\nmax_tokens\x18\x07 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x08 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\t \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\n \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x0b \x01(\x04H\x05\x88\x01\x01\x12\x12\n\nstop_words\x18\x0c \x03(\t\x12/\n\x08priority\x18\r \x01(\x0e\x32\x18.hiddenstate.v1.PriorityH\x06\x88\x01\x01\x42\t\n\x07\x63ontextB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seedB\x0b\n\t_priority\"\xd3\x02\n\x10GenerateResponse\x12\x0c\n\x04word\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12\x10\n\x08log_prob\x18\x03 \x01(\x02\x12\x44\n\rfinish_reason\x18\x04 \x01(\x0e\x32-.hiddenstate.v1.GenerateResponse.FinishReason\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\r\n\x05state\x18\x06 \x01(\x0c\x12$\n\x05usage\x18\x07 \x01(\x0b\x32\x15.hiddenstate.v1.Usage\"\x83\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x01\x12\x1b\n\x17\x46INISH_REASON_STOP_WORD\x10\x02\x12\x1d\n\x19\x46INISH_REASON_END_OF_TEXT\x10\x03\"\xc8\x01\n\x0cScoreRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12*\n\x06tokens\x18\x04 \x01(\x0b\x32\x18.hiddenstate.v1.TokenIdsH\x00\x12\r\n\x05state\x18\x05 \x01(\x0c\x12/\n\x08priority\x18\x06 \x01(\x0e\x32\x18.hiddenstate.v1.PriorityH\x01\x88\x01\x01\x42\t\n\x07\x63ontextB\x0b\n\t_priority\"?\n\nTokenScore\x12\r\n\x05token\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12\x10\n\x08log_prob\x18\x03 \x01(\x02\"\xad\x01\n\rScoreResponse\x12*\n\x06tokens\x18\x01 \x03(\x0b\x32\x1a.hiddenstate.v1.TokenScore\x12\x10\n\x08log_prob\x18\x02 \x01(\x01\x12\x12\n\nperplexity\x18\x03 \x01(\x01\x12$\n\x05usage\x18\x04 \x01(\x0b\x32\x15.hiddenstate.v1.Usage\x12\r\n\x05model\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\t2\xdb\x02\n\x14LanguageModelService\x12J\n\x07Predict\x12\x1e.hiddenstate.v1.PredictRequest\x1a\x1f.hiddenstate.v1.PredictResponse\x12`\n\rPredictStream\x12$.hiddenstate.v1.PredictStreamRequest\x1a%.hiddenstate.v1.PredictStreamResponse(\x01\x30\x01\x12O\n\x08Generate\x12\x1f.hiddenstate.v1.GenerateRequest\x1a .hiddenstate.v1.GenerateResponse0\x01\x12\x44\n\x05Score\x12\x1c.hiddenstate.v1.ScoreRequest\x1a\x1d.hiddenstate.v1.ScoreResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,34 +35,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TOKENIDS'].fields_by_name['ids']._loaded_options = None
   _globals['_TOKENIDS'].fields_by_name['ids']._serialized_options = b'\020\001'
-  _globals['_TOKENIDS']._serialized_start=83
-  _globals['_TOKENIDS']._serialized_end=110
-  _globals['_CANDIDATE']._serialized_start=112
-  _globals['_CANDIDATE']._serialized_end=173
-  _globals['_PREDICTREQUEST']._serialized_start=176
-  _globals['_PREDICTREQUEST']._serialized_end=384
-  _globals['_PREDICTRESPONSE']._serialized_start=387
-  _globals['_PREDICTRESPONSE']._serialized_end=542
-  _globals['_PREDICTSTREAMREQUEST']._serialized_start=544
-  _globals['_PREDICTSTREAMREQUEST']._serialized_end=624
-  _globals['_STREAMEDPREDICTREQUEST']._serialized_start=627
-  _globals['_STREAMEDPREDICTREQUEST']._serialized_end=763
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=765
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=848
-  _globals['_STREAMEDPREDICTRESPONSE']._serialized_start=851
-  _globals['_STREAMEDPREDICTRESPONSE']._serialized_end=1006
-  _globals['_GENERATEREQUEST']._serialized_start=1009
-  _globals['_GENERATEREQUEST']._serialized_end=1362
-  _globals['_GENERATERESPONSE']._serialized_start=1365
-  _globals['_GENERATERESPONSE']._serialized_end=1704
-  _globals['_GENERATERESPONSE_FINISHREASON']._serialized_start=1573
-  _globals['_GENERATERESPONSE_FINISHREASON']._serialized_end=1704
-  _globals['_SCOREREQUEST']._serialized_start=1707
-  _globals['_SCOREREQUEST']._serialized_end=1845
-  _globals['_TOKENSCORE']._serialized_start=1847
-  _globals['_TOKENSCORE']._serialized_end=1910
-  _globals['_SCORERESPONSE']._serialized_start=1913
-  _globals['_SCORERESPONSE']._serialized_end=2086
-  _globals['_LANGUAGEMODELSERVICE']._serialized_start=2089
-  _globals['_LANGUAGEMODELSERVICE']._serialized_end=2436
+  _globals['_TOKENIDS']._serialized_start=114
+  _globals['_TOKENIDS']._serialized_end=141
+  _globals['_CANDIDATE']._serialized_start=143
+  _globals['_CANDIDATE']._serialized_end=204
+  _globals['_PREDICTREQUEST']._serialized_start=207
+  _globals['_PREDICTREQUEST']._serialized_end=477
+  _globals['_PREDICTRESPONSE']._serialized_start=480
+  _globals['_PREDICTRESPONSE']._serialized_end=635
+  _globals['_PREDICTSTREAMREQUEST']._serialized_start=637
+  _globals['_PREDICTSTREAMREQUEST']._serialized_end=717
+  _globals['_STREAMEDPREDICTREQUEST']._serialized_start=720
+  _globals['_STREAMEDPREDICTREQUEST']._serialized_end=896
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=898
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=981
+  _globals['_STREAMEDPREDICTRESPONSE']._serialized_start=984
+  _globals['_STREAMEDPREDICTRESPONSE']._serialized_end=1139
+  _globals['_GENERATEREQUEST']._serialized_start=1142
+  _globals['_GENERATEREQUEST']._serialized_end=1557
+  _globals['_GENERATERESPONSE']._serialized_start=1560
+  _globals['_GENERATERESPONSE']._serialized_end=1899
+  _globals['_GENERATERESPONSE_FINISHREASON']._serialized_start=1768
+  _globals['_GENERATERESPONSE_FINISHREASON']._serialized_end=1899
+  _globals['_SCOREREQUEST']._serialized_start=1902
+  _globals['_SCOREREQUEST']._serialized_end=2102
+  _globals['_TOKENSCORE']._serialized_start=2104
+  _globals['_TOKENSCORE']._serialized_end=2167
+  _globals['_SCORERESPONSE']._serialized_start=2170
+  _globals['_SCORERESPONSE']._serialized_end=2343
+  _globals['_LANGUAGEMODELSERVICE']._serialized_start=2346
+  _globals['_LANGUAGEMODELSERVICE']._serialized_end=2693
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
+import hiddenstate.v1.priority_pb2
 import hiddenstate.v1.usage_pb2
 import sys
 import typing
@@ -80,6 +81,7 @@ class PredictRequest(google.protobuf.message.Message):
     RETURN_STATE_FIELD_NUMBER: builtins.int
     TOP_K_FIELD_NUMBER: builtins.int
     PREFIX_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model; empty takes the server's only language model. NOT_FOUND if there is none, INVALID_ARGUMENT if
     there are several.
@@ -100,6 +102,8 @@ class PredictRequest(google.protobuf.message.Message):
     """The letters of the word being typed: only words that begin with them (same case) are candidates. Default none.
     INVALID_ARGUMENT when no word of the vocabulary does.
     """
+    priority: hiddenstate.v1.priority_pb2.Priority.ValueType
+    """Who goes first where requests wait for the model. Default interactive."""
     @property
     def tokens(self) -> Global___TokenIds:
         """Token ids, for callers that have a tokenizer of their own."""
@@ -115,9 +119,12 @@ class PredictRequest(google.protobuf.message.Message):
         return_state: builtins.bool = ...,
         top_k: builtins.int | None = ...,
         prefix: builtins.str = ...,
+        priority: hiddenstate.v1.priority_pb2.Priority.ValueType | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_top_k", b"_top_k", "context", b"context", "text", b"text", "tokens", b"tokens", "top_k", b"top_k"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_top_k", b"_top_k", "context", b"context", "model", b"model", "model_version", b"model_version", "prefix", b"prefix", "return_state", b"return_state", "state", b"state", "text", b"text", "tokens", b"tokens", "top_k", b"top_k"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_priority", b"_priority", "_top_k", b"_top_k", "context", b"context", "priority", b"priority", "text", b"text", "tokens", b"tokens", "top_k", b"top_k"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_priority", b"_priority", "_top_k", b"_top_k", "context", b"context", "model", b"model", "model_version", b"model_version", "prefix", b"prefix", "priority", b"priority", "return_state", b"return_state", "state", b"state", "text", b"text", "tokens", b"tokens", "top_k", b"top_k"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_priority", b"_priority"]) -> typing.Literal["priority"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_top_k", b"_top_k"]) -> typing.Literal["top_k"] | None: ...
     @typing.overload
@@ -194,6 +201,7 @@ class StreamedPredictRequest(google.protobuf.message.Message):
     CONTEXT_ID_FIELD_NUMBER: builtins.int
     PREDICT_FIELD_NUMBER: builtins.int
     CLOSE_CONTEXT_FIELD_NUMBER: builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: builtins.int
     request_id: builtins.int
     """Chosen by the caller and given back with the reply."""
     context_id: builtins.int
@@ -202,6 +210,10 @@ class StreamedPredictRequest(google.protobuf.message.Message):
     """
     close_context: builtins.bool
     """Whether to forget the context after this request. With `predict` unset the context is only forgotten."""
+    timeout_ms: builtins.int
+    """The most milliseconds that the answer may take, counted from when the server has read the request; past them it is
+    answered with DEADLINE_EXCEEDED and no longer computed. Default: the stream's own deadline.
+    """
     @property
     def predict(self) -> Global___PredictRequest:
         """What to append and what to answer. `state`, if given, replaces what the context remembers."""
@@ -213,9 +225,11 @@ class StreamedPredictRequest(google.protobuf.message.Message):
         context_id: builtins.int = ...,
         predict: Global___PredictRequest | None = ...,
         close_context: builtins.bool = ...,
+        timeout_ms: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["predict", b"predict"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["close_context", b"close_context", "context_id", b"context_id", "predict", b"predict", "request_id", b"request_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_timeout_ms", b"_timeout_ms", "predict", b"predict", "timeout_ms", b"timeout_ms"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_timeout_ms", b"_timeout_ms", "close_context", b"close_context", "context_id", b"context_id", "predict", b"predict", "request_id", b"request_id", "timeout_ms", b"timeout_ms"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_timeout_ms", b"_timeout_ms"]) -> typing.Literal["timeout_ms"] | None: ...
 
 Global___StreamedPredictRequest: typing_extensions.TypeAlias = StreamedPredictRequest
 
@@ -289,6 +303,7 @@ class GenerateRequest(google.protobuf.message.Message):
     TOP_P_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
     STOP_WORDS_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model; empty takes the server's only language model. NOT_FOUND if there is none, INVALID_ARGUMENT if
     there are several.
@@ -313,6 +328,8 @@ class GenerateRequest(google.protobuf.message.Message):
     """Samples among the likeliest words that together hold this much probability: above 0, up to 1. Default 1."""
     seed: builtins.int
     """Seed of the sampler: the same request with the same seed gives the same text. Unset draws one."""
+    priority: hiddenstate.v1.priority_pb2.Priority.ValueType
+    """Who goes first where requests wait for the model. Default interactive."""
     @property
     def tokens(self) -> Global___TokenIds:
         """Token ids."""
@@ -336,11 +353,14 @@ class GenerateRequest(google.protobuf.message.Message):
         top_p: builtins.float | None = ...,
         seed: builtins.int | None = ...,
         stop_words: collections.abc.Iterable[builtins.str] | None = ...,
+        priority: hiddenstate.v1.priority_pb2.Priority.ValueType | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "context", b"context", "max_tokens", b"max_tokens", "seed", b"seed", "temperature", b"temperature", "text", b"text", "tokens", b"tokens", "top_k", b"top_k", "top_p", b"top_p"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "context", b"context", "max_tokens", b"max_tokens", "model", b"model", "model_version", b"model_version", "return_state", b"return_state", "seed", b"seed", "state", b"state", "stop_words", b"stop_words", "temperature", b"temperature", "text", b"text", "tokens", b"tokens", "top_k", b"top_k", "top_p", b"top_p"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "_priority", b"_priority", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "context", b"context", "max_tokens", b"max_tokens", "priority", b"priority", "seed", b"seed", "temperature", b"temperature", "text", b"text", "tokens", b"tokens", "top_k", b"top_k", "top_p", b"top_p"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_max_tokens", b"_max_tokens", "_priority", b"_priority", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "context", b"context", "max_tokens", b"max_tokens", "model", b"model", "model_version", b"model_version", "priority", b"priority", "return_state", b"return_state", "seed", b"seed", "state", b"state", "stop_words", b"stop_words", "temperature", b"temperature", "text", b"text", "tokens", b"tokens", "top_k", b"top_k", "top_p", b"top_p"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_tokens", b"_max_tokens"]) -> typing.Literal["max_tokens"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_priority", b"_priority"]) -> typing.Literal["priority"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_seed", b"_seed"]) -> typing.Literal["seed"] | None: ...
     @typing.overload
@@ -437,6 +457,7 @@ class ScoreRequest(google.protobuf.message.Message):
     TEXT_FIELD_NUMBER: builtins.int
     TOKENS_FIELD_NUMBER: builtins.int
     STATE_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model; empty takes the server's only language model. NOT_FOUND if there is none, INVALID_ARGUMENT if
     there are several.
@@ -447,6 +468,8 @@ class ScoreRequest(google.protobuf.message.Message):
     """Text in UTF-8."""
     state: builtins.bytes
     """A state from an earlier response of the same model and version: the text is scored as its continuation."""
+    priority: hiddenstate.v1.priority_pb2.Priority.ValueType
+    """Who goes first where requests wait for the model. Default interactive."""
     @property
     def tokens(self) -> Global___TokenIds:
         """Token ids."""
@@ -459,9 +482,13 @@ class ScoreRequest(google.protobuf.message.Message):
         text: builtins.str = ...,
         tokens: Global___TokenIds | None = ...,
         state: builtins.bytes = ...,
+        priority: hiddenstate.v1.priority_pb2.Priority.ValueType | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["context", b"context", "text", b"text", "tokens", b"tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["context", b"context", "model", b"model", "model_version", b"model_version", "state", b"state", "text", b"text", "tokens", b"tokens"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_priority", b"_priority", "context", b"context", "priority", b"priority", "text", b"text", "tokens", b"tokens"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_priority", b"_priority", "context", b"context", "model", b"model", "model_version", b"model_version", "priority", b"priority", "state", b"state", "text", b"text", "tokens", b"tokens"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_priority", b"_priority"]) -> typing.Literal["priority"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["context", b"context"]) -> typing.Literal["text", "tokens"] | None: ...
 
 Global___ScoreRequest: typing_extensions.TypeAlias = ScoreRequest

@@ -8,6 +8,7 @@ import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.message
+import hiddenstate.v1.priority_pb2
 import hiddenstate.v1.usage_pb2
 import sys
 import typing
@@ -29,6 +30,7 @@ class EncodeRequest(google.protobuf.message.Message):
     MODEL_VERSION_FIELD_NUMBER: builtins.int
     SENTENCES_FIELD_NUMBER: builtins.int
     TRUNCATE_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
     model: builtins.str
     """Name of the model; empty takes the server's only sentence encoder. NOT_FOUND if there is none, INVALID_ARGUMENT if
     there are several.
@@ -37,6 +39,8 @@ class EncodeRequest(google.protobuf.message.Message):
     """Version of the model; empty takes the newest."""
     truncate: builtins.bool
     """Whether a sentence longer than the model's max_seq_length is cut at its end rather than refused. Default true."""
+    priority: hiddenstate.v1.priority_pb2.Priority.ValueType
+    """Who goes first where requests wait for the model. Default interactive."""
     @property
     def sentences(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Sentences in UTF-8, none of them empty; at most the server's limit in one call."""
@@ -48,9 +52,13 @@ class EncodeRequest(google.protobuf.message.Message):
         model_version: builtins.str = ...,
         sentences: collections.abc.Iterable[builtins.str] | None = ...,
         truncate: builtins.bool | None = ...,
+        priority: hiddenstate.v1.priority_pb2.Priority.ValueType | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_truncate", b"_truncate", "truncate", b"truncate"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_truncate", b"_truncate", "model", b"model", "model_version", b"model_version", "sentences", b"sentences", "truncate", b"truncate"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_priority", b"_priority", "_truncate", b"_truncate", "priority", b"priority", "truncate", b"truncate"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_priority", b"_priority", "_truncate", b"_truncate", "model", b"model", "model_version", b"model_version", "priority", b"priority", "sentences", b"sentences", "truncate", b"truncate"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_priority", b"_priority"]) -> typing.Literal["priority"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_truncate", b"_truncate"]) -> typing.Literal["truncate"] | None: ...
 
 Global___EncodeRequest: typing_extensions.TypeAlias = EncodeRequest
@@ -130,8 +138,13 @@ class StreamedEncodeRequest(google.protobuf.message.Message):
 
     REQUEST_ID_FIELD_NUMBER: builtins.int
     ENCODE_FIELD_NUMBER: builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: builtins.int
     request_id: builtins.int
     """Chosen by the caller and given back with the reply."""
+    timeout_ms: builtins.int
+    """The most milliseconds that the answer may take, counted from when the server has read the request; past them it is
+    answered with DEADLINE_EXCEEDED and no longer computed. Default: the stream's own deadline.
+    """
     @property
     def encode(self) -> Global___EncodeRequest:
         """What to encode."""
@@ -141,9 +154,11 @@ class StreamedEncodeRequest(google.protobuf.message.Message):
         *,
         request_id: builtins.int = ...,
         encode: Global___EncodeRequest | None = ...,
+        timeout_ms: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["encode", b"encode"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["encode", b"encode", "request_id", b"request_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_timeout_ms", b"_timeout_ms", "encode", b"encode", "timeout_ms", b"timeout_ms"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_timeout_ms", b"_timeout_ms", "encode", b"encode", "request_id", b"request_id", "timeout_ms", b"timeout_ms"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_timeout_ms", b"_timeout_ms"]) -> typing.Literal["timeout_ms"] | None: ...
 
 Global___StreamedEncodeRequest: typing_extensions.TypeAlias = StreamedEncodeRequest
 
