@@ -1,12 +1,13 @@
 """The cases: each puts loads on servers, its contenders in turn, round after round, and gives rows of a table."""
 
+import collections
 import dataclasses
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,6 +31,10 @@ class Row:
     p50_ms: float = float("nan")
     p99_ms: float = float("nan")
     note: str = ""
+    answers: int = 0  # in all rounds, as what follows
+    wall_s: float = 0.0
+    server_cpu_s: Mapping[str, float] = dataclasses.field(default_factory=dict)  # by thread, as `load_cpu_s`
+    load_cpu_s: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,7 @@ class Bench:
     def load(self, server: processes.Serving, **more: object) -> Callable[[], Measured]:
         """Returns a load on a server, to be measured each round."""
         values = {"seconds": self.seconds, "seed": self.seed, **more}
-        return lambda: measure(Load(address=server.address, **values))  # type: ignore[arg-type]
+        return lambda: measure(Load(address=server.address, server_pid=server.pid, **values))  # type: ignore[arg-type]
 
     def bound(self, name: Name, **more: object) -> Callable[[], Measured]:
         """Returns the in-process bound of a model, to be measured each round."""
@@ -77,7 +82,22 @@ def _row(case: str, contender: str, measured: list[Measured]) -> Row:
 
     refused = int(median("refused"))
     note = f"{refused:,} refused, p99 {median('refused_p99_ms'):.0f} ms" if refused else ""
-    return Row(case, contender, median("per_s"), median("p50_ms"), median("p99_ms"), note)
+    return Row(
+        case,
+        contender,
+        median("per_s"),
+        median("p50_ms"),
+        median("p99_ms"),
+        note,
+        answers=sum(each.count for each in measured),
+        wall_s=sum(each.wall_s for each in measured),
+        server_cpu_s=_sum(each.server_cpu_s for each in measured),
+        load_cpu_s=_sum(each.load_cpu_s for each in measured),
+    )
+
+
+def _sum(measured: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    return dict(sum(map(collections.Counter, measured), collections.Counter[str]()))
 
 
 def unary_encode(bench: Bench) -> list[Row]:
@@ -229,7 +249,7 @@ def start(bench: Bench) -> list[Row]:
 
     with ExitStack() as stack:
         ours = bench.serve(stack, "lm")
-        measure(Load(kind="predict", address=ours.address, seconds=0.2))
+        measure(Load(kind="predict", address=ours.address, server_pid=ours.pid, seconds=0.2))
         used, idle_s = processes.cpu_seconds(ours.pid), 5.0
         time.sleep(idle_s)
         share = (processes.cpu_seconds(ours.pid) - used) / idle_s

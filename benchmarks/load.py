@@ -17,6 +17,7 @@ from typing import Literal
 import grpc
 import uvloop
 
+from benchmarks.cpu import name_threads
 from benchmarks.http2_load import Http2Load
 from benchmarks.http_load import HttpLoad
 from benchmarks.processes import output
@@ -42,6 +43,7 @@ class Load:
 
     kind: Kind
     address: str
+    server_pid: int  # whose processor time counts as the server's
     callers: int = 1  # at a time
     seconds: float = 2.0
     warm_up_s: float = 0.7
@@ -73,14 +75,14 @@ async def _unary(load: Load) -> Measured:
         return await _paced(load, connection)
     connection.begin(load.callers, again=True)
     await asyncio.sleep(load.warm_up_s)
-    clock = Clock(connection.samples)
+    clock = Clock(connection.samples, load.server_pid)
     await asyncio.sleep(load.seconds)
     return clock.read(connection.refused)
 
 
 async def _paced(load: Load, connection: Http2Load) -> Measured:
     """Begins calls at a rate, as callers do who know nothing of each other."""
-    clock, begun, started = Clock(connection.samples), 0, time.perf_counter()
+    clock, begun, started = Clock(connection.samples, load.server_pid), 0, time.perf_counter()
     while (passed := time.perf_counter() - started) < load.seconds:
         due = int(passed * load.per_s) - begun
         connection.begin(due, again=False)
@@ -102,7 +104,7 @@ async def _http(load: Load) -> Measured:
         for _ in range(load.callers)
     ]
     await asyncio.sleep(load.warm_up_s)
-    clock = Clock(samples)
+    clock = Clock(samples, load.server_pid)
     await asyncio.sleep(load.seconds)
     measured = clock.read()
     for connection in connections:
@@ -140,7 +142,7 @@ async def _in_tasks(load: Load, samples: Samples, call: Callable[[AsyncClient], 
     async with AsyncClient(load.address) as client:
         callers = [asyncio.create_task(caller(client)) for _ in range(load.callers)]
         await asyncio.sleep(load.warm_up_s)
-        clock = Clock(samples)
+        clock = Clock(samples, load.server_pid)
         await asyncio.sleep(load.seconds)
         measured = clock.read()
         for task in callers:
@@ -166,7 +168,7 @@ def _threads(load: Load) -> Measured:
         for thread in callers:
             thread.start()
         time.sleep(load.warm_up_s)
-        clock = Clock(samples)
+        clock = Clock(samples, load.server_pid)
         time.sleep(load.seconds)
         measured = clock.read()
         over.set()
@@ -180,7 +182,7 @@ def _bulk(load: Load) -> Measured:
     texts, samples = natural_sentences(load.sentences, load.seed), Samples()
     with Client(load.address, timeout_s=60) as client:
         client.encode(texts[: load.sentences // 10])
-        clock, begun = Clock(samples), time.perf_counter()
+        clock, begun = Clock(samples, load.server_pid), time.perf_counter()
         client.encode(texts)
         samples.add(time.perf_counter() - begun)
         return clock.read(times=load.sentences)
@@ -195,7 +197,7 @@ async def _contexts(load: Load) -> Measured:
         for stream in streams[1:]:
             stream.samples = streams[0].samples
         await asyncio.sleep(load.warm_up_s)
-        clock = Clock(streams[0].samples)
+        clock = Clock(streams[0].samples, load.server_pid)
         await asyncio.wait(running, timeout=load.seconds)
         measured = clock.read()
         for stream in streams:
@@ -243,6 +245,7 @@ _KINDS: dict[Kind, Callable[[Load], "Measured | Awaitable[Measured]"]] = {
 def main() -> None:
     """Runs the load that the command line names."""
     load = Load(**json.loads(sys.argv[1]))
+    name_threads()
 
     async def run() -> Measured:
         result = _KINDS[load.kind](load)

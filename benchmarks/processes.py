@@ -44,8 +44,11 @@ def server(command: Sequence[str], **environment: str) -> Iterator[Serving]:
 
 def hiddenstate(models: Path, *options: str) -> AbstractContextManager[Serving]:
     """Starts `hiddenstate serve` on a free port."""
-    command = [sys.executable, "-c", "from hiddenstate.cli import main; main()", "serve", "--models", str(models)]
-    return server([*command, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", *options])
+    command = "from benchmarks.cpu import name_threads; name_threads(); from hiddenstate.cli import main; main()"
+    arguments = ["serve", "--models", str(models)]
+    return server(
+        [sys.executable, "-c", command, *arguments, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", *options]
+    )
 
 
 def output(command: Sequence[str], timeout_s: float, **environment: str) -> str:

@@ -3,12 +3,16 @@
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.cases import BOUND, Row
 
-_HEAD = "| case | contender | per second | of the bound | median ms | p99 ms | |\n|---|---|--:|--:|--:|--:|---|"
+_HEAD = (
+    "| case | contender | per second | of the bound | median ms | p99 ms | server \u00b5s | load \u00b5s | |\n"
+    "|---|---|--:|--:|--:|--:|--:|--:|---|"
+)
+_SHOWN_SHARE = 0.002  # of a core: threads below are left out
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -20,7 +24,22 @@ def table(rows: Sequence[Row]) -> str:
         for first, row in zip([case, *[""] * len(contenders)], contenders, strict=False):
             share = f"{row.per_s / bound:.2f}" if bound else ""
             numbers = f"{_number(row.per_s)} | {share} | {_number(row.p50_ms)} | {_number(row.p99_ms)}"
-            lines.append(f"| {first} | {row.contender} | {numbers} | {row.note} |")
+            cpu = f"{_per_answer(row.server_cpu_s, row)} | {_per_answer(row.load_cpu_s, row)}"
+            lines.append(f"| {first} | {row.contender} | {numbers} | {cpu} | {row.note} |")
+    return "\n".join(lines)
+
+
+def threads(rows: Sequence[Row]) -> str:
+    """Returns a table of the processor time of server and load by thread: the share of a core, and for each answer."""
+    lines = ["| case | contender | process | thread | of a core | \u00b5s an answer |", "|---|---|---|---|--:|--:|"]
+    for row in rows:
+        for process, seconds in (("server", row.server_cpu_s), ("load", row.load_cpu_s)):
+            busiest = sorted(seconds.items(), key=lambda item: -item[1])
+            for thread, used in [("all", sum(seconds.values())), *busiest] if seconds else []:
+                share = used / row.wall_s
+                if share >= _SHOWN_SHARE:
+                    each = 1e6 * used / max(1, row.answers)
+                    lines.append(f"| {row.case} | {row.contender} | {process} | {thread} | {share:.3f} | {each:,.1f} |")
     return "\n".join(lines)
 
 
@@ -64,6 +83,10 @@ def _bound(rows: Sequence[Row]) -> float | None:
 def _with_bound(rows: Sequence[Row]) -> list[tuple[Row, float | None]]:
     groups = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.case)]
     return [(row, _bound(group)) for group in groups for row in group]
+
+
+def _per_answer(seconds: Mapping[str, float], row: Row) -> str:
+    return _number(1e6 * sum(seconds.values()) / row.answers) if seconds and row.answers else ""
 
 
 def _number(value: float) -> str:

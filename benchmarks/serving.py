@@ -14,7 +14,7 @@ from benchmarks import peers
 from benchmarks.bundles import write_bundles
 from benchmarks.cases import CASES, Bench, Row
 from benchmarks.machine import machine, versions
-from benchmarks.report import picture, replace_section, table
+from benchmarks.report import picture, replace_section, table, threads
 from hiddenstate_server.bundle import VariantName
 
 
@@ -27,6 +27,7 @@ from hiddenstate_server.bundle import VariantName
 @click.option("--models", type=click.Path(path_type=Path), help="Folder to keep the bundles in.  [default: none]")
 @click.option("--no-peers", is_flag=True, help="Only hiddenstate and the bound; installs nothing.")
 @click.option("--serve-options", default="", metavar="OPTIONS", help="More options of `hiddenstate serve`.")
+@click.option("--threads", "by_thread", is_flag=True, help="Also print who used the processor, thread by thread.")
 @click.option("--write", type=click.Path(path_type=Path), metavar="PAGE", help="Page to put the results into.")
 def main(
     cases: tuple[str, ...],
@@ -37,6 +38,7 @@ def main(
     models: Path | None,
     no_peers: bool,
     serve_options: str,
+    by_thread: bool,
     write: Path | None,
 ) -> None:
     """Measure CASES, all of them if none is named. Installs its peers into .venv-bench the first time."""
@@ -55,9 +57,11 @@ def main(
         )
         rows: list[Row] = []
         for name in cases or CASES:
-            rows += CASES[name](bench)
-            click.echo("\n".join(str(row) for row in rows[-8:] if row.case == rows[-1].case))
-    click.echo(table(rows))
+            found = CASES[name](bench)
+            rows += found
+            click.echo(f"\n{table(found)}")
+            if by_thread:
+                click.echo(f"\n{threads(found)}")
     if write:
         _write(write, rows, variant, f"{rounds} rounds of {seconds:g} s, seed {seed}")
 
