@@ -58,7 +58,7 @@ format: $(CAN_TEST) ## Format the code and mend what ruff can mend.
 	$(VENV)/bin/ruff format
 
 .PHONY: proto
-proto: ## Generate client/hiddenstate/v1 from proto/.
+proto: ## Generate the stubs in client/ and server/ from proto/.
 	PYTHON="$(PYTHON)" tools/generate_proto.sh
 
 .PHONY: dist

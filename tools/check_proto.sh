@@ -1,11 +1,22 @@
 #!/usr/bin/env bash
-# Says whether the stubs in client/hiddenstate/v1 are what proto/ gives, and changes nothing.
+# Says whether the stubs in client/ and server/ are what proto/ gives, and changes nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 tools/generate_proto.sh "$fresh"
-if ! diff -r --exclude=__init__.py --exclude=__pycache__ "$fresh/hiddenstate/v1" client/hiddenstate/v1; then
-  echo "client/hiddenstate/v1 is not what proto/ gives: run 'make proto' and commit what it changes" >&2
-  exit 1
-fi
+
+# in_step FOLDER: whether the stubs of a folder, and no others, are what was generated now.
+in_step() {
+  local generated=$1 file
+  for file in "$fresh/$generated"/*_pb2* "$generated"/*_pb2*; do
+    diff "$fresh/$generated/$(basename "$file")" "$generated/$(basename "$file")" || return 1
+  done
+}
+
+for folder in client/hiddenstate/v1 server/hiddenstate_server/inference; do
+  if ! in_step "$folder"; then
+    echo "$folder is not what proto/ gives: run 'make proto' and commit what it changes" >&2
+    exit 1
+  fi
+done
