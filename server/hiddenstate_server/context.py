@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from hiddenstate_server.bundle import LanguageModelSpec, StateBound
 from hiddenstate_server.errors import InvalidRequestError
-from hiddenstate_server.prefix_cache import PrefixCache
-from hiddenstate_server.state_token import State, check_bounds, unpack_state
-from hiddenstate_server.tokenizer import Tokenizer
+from hiddenstate_server.prefix_cache import Prefix, PrefixCache, after
+from hiddenstate_server.state_token import State, check_bounds, origin_of, unpack_state
+from hiddenstate_server.tokenizer import TokenArray, Tokenizer
 
 # Above this many characters a text is cut into tokens on another thread, so that the event loop goes on.
 _LONG_TEXT = 4_000
@@ -20,13 +20,18 @@ _LONG_TEXT = 4_000
 _MAX_CHARACTERS_PER_TOKEN = 64
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(slots=True, kw_only=True)
 class Context:
     """What a caller sent, unchecked: at most one of `text` and `tokens`; `state` is empty where there is none."""
 
     text: str | None = None
     tokens: Sequence[int] | None = None
     state: bytes = b""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether its text takes so long to become tokens that others should not wait for it."""
+        return self.text is not None and len(self.text) > _LONG_TEXT
 
 
 @dataclasses.dataclass(slots=True)
@@ -36,19 +41,21 @@ class HeldContext:
     state: State | None = None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(slots=True, kw_only=True)
 class Start:
     """Where the computation of a context begins."""
 
-    tokens: NDArray[np.int64]  # [seq] all that follow `before`
-    before: State | None  # what the caller gave; None begins a text, and the first token is then bos
+    tokens: TokenArray  # [seq] all that follow `before`
+    before: State | None  # what the caller gave or the stream held; None begins a text, and the first token is then bos
     known: int  # leading tokens whose state was found in the cache
     state: NDArray[np.float32]  # [state_size] after `before` and the known tokens
+    prefix: Prefix | None = None  # what led to `before`, and
+    sums: Sequence[int] = ()  # what the cache makes of the tokens; None and empty where the cache is not used
 
     @property
-    def to_compute(self) -> NDArray[np.int64]:
+    def to_compute(self) -> TokenArray:
         """The tokens that are not known, [seq - known]."""
-        return self.tokens[self.known :]
+        return self.tokens[self.known :] if self.known else self.tokens
 
     @property
     def tokens_reused(self) -> int:
@@ -59,6 +66,10 @@ class Start:
     def num_tokens(self) -> int:
         """Tokens of the context in all."""
         return len(self.tokens) + (self.before.num_tokens if self.before else 0)
+
+    def then(self, state: NDArray[np.float32]) -> State:
+        """Returns a state [state_size] after all tokens, as what the context goes on from."""
+        return State(state, self.num_tokens, after(self.prefix, self.sums) if self.prefix else None)
 
 
 class ContextReader:
@@ -87,48 +98,75 @@ class ContextReader:
         self._zero_state = np.zeros(spec.state_size, dtype=np.float32)
 
     async def read(self, context: Context, held: HeldContext | None = None, *, use_cache: bool = True) -> Start:
+        """Does what `read_now` does, and lets others go on while a long text becomes tokens."""
+        if context.is_long:
+            self._check_length(context.text or "")
+            started_at = time.perf_counter()
+            tokens = await asyncio.to_thread(self._tokenizer.encode, context.text or "")
+            self._tokenized(time.perf_counter() - started_at)
+            return self._start(self._check(tokens, "text"), context, held, use_cache=use_cache)
+        return self.read_now(context, held, use_cache=use_cache)
+
+    def read_now(self, context: Context, held: HeldContext | None = None, *, use_cache: bool = True) -> Start:
         """Returns the context's tokens and the state before them: a given one, else the held one, else none.
 
         Raises:
             InvalidRequestError: the context is empty, too long, not of this vocabulary, or its state is not valid.
         """
+        return self._start(self._tokens(context), context, held, use_cache=use_cache)
+
+    def remember(self, start: Start, states: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
+        """Keeps states (n, [state_size]) after the first n of the tokens that were computed."""
+        if start.prefix is not None and states:
+            self._cache.store(start.prefix, start.sums, [(start.known + n, state) for n, state in states])
+
+    def _start(self, tokens: TokenArray, context: Context, held: HeldContext | None, *, use_cache: bool) -> Start:
         before = held.state if held else None
         if context.state:
             before = unpack_state(context.state, self._fingerprint, self._spec.state_size)
             check_bounds(before, self._state_bounds)
-        tokens = await self._tokens(context)
-        if before is not None:
-            return Start(tokens=tokens, before=before, known=0, state=before.values)
-        if not len(tokens):
-            field = "tokens" if context.tokens is not None else "text"
-            raise InvalidRequestError(f"{field}: is empty; send at least one word, or a state to continue from")
-        tokens = np.concatenate([self._bos, tokens])
-        known, state = self._cache.longest_prefix(self._fingerprint, tokens) if use_cache else (0, None)
-        return Start(tokens=tokens, before=None, known=known, state=self._zero_state if state is None else state)
+            before.prefix = self._cache.begin(self._fingerprint, origin_of(context.state))
+        if before is None:
+            if not len(tokens):
+                field = "tokens" if context.tokens is not None else "text"
+                raise InvalidRequestError(f"{field}: is empty; send at least one word, or a state to continue from")
+            tokens = np.concatenate([self._bos, tokens])
+        start = Start(tokens=tokens, before=before, known=0, state=before.values if before else self._zero_state)
+        if use_cache:
+            self._look_up(start)
+        return start
 
-    def remember(self, start: Start, states: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
-        """Keeps states (n, [state_size]) after the first n of the tokens that were computed."""
-        if start.before is None:
-            self._cache.store(self._fingerprint, start.tokens, [(start.known + n, state) for n, state in states])
+    def _look_up(self, start: Start) -> None:
+        """Finds the longest beginning that is known."""
+        if not self._cache.budget_bytes:
+            return
+        start.prefix = start.before.prefix if start.before else self._cache.begin(self._fingerprint)
+        if start.prefix is not None and len(start.tokens):
+            start.sums = self._cache.sums(start.prefix, start.tokens.tolist())
+            start.known, state = self._cache.longest(start.prefix, start.sums)
+            start.state = start.state if state is None else state
 
-    async def _tokens(self, context: Context) -> NDArray[np.int64]:
+    def _tokens(self, context: Context) -> TokenArray:
         if context.tokens is not None:
             return self._check(self._ids(context.tokens), "tokens")
-        return self._check(await self._encode(context.text or ""), "text")
+        self._check_length(context.text or "")
+        return self._check(self._encode(context.text or ""), "text")
 
-    async def _encode(self, text: str) -> NDArray[np.int64]:
+    def _check_length(self, text: str) -> None:
         limit = _MAX_CHARACTERS_PER_TOKEN * self._max_context_tokens
         if len(text) > limit:
             raise InvalidRequestError(
                 f"text: has {len(text):,} characters, one request may have {limit:,} (64 for each of "
                 "--max-context-tokens); send it in parts, each with the state of the one before (return_state)"
             )
-        encode, started_at = self._tokenizer.encode, time.monotonic()
-        tokens = encode(text) if len(text) < _LONG_TEXT else await asyncio.to_thread(encode, text)
-        self._tokenized(time.monotonic() - started_at)
+
+    def _encode(self, text: str) -> TokenArray:
+        started_at = time.perf_counter()
+        tokens = self._tokenizer.encode(text)
+        self._tokenized(time.perf_counter() - started_at)
         return tokens
 
-    def _ids(self, tokens: Sequence[int]) -> NDArray[np.int64]:
+    def _ids(self, tokens: Sequence[int]) -> TokenArray:
         ids = np.fromiter(tokens, dtype=np.int64, count=len(tokens))
         outside = np.flatnonzero((ids < 0) | (ids >= self._tokenizer.vocab_size))
         if len(outside):
@@ -137,7 +175,7 @@ class ContextReader:
             )
         return ids
 
-    def _check(self, tokens: NDArray[np.int64], field: str) -> NDArray[np.int64]:
+    def _check(self, tokens: TokenArray, field: str) -> TokenArray:
         if len(tokens) > self._max_context_tokens:
             raise InvalidRequestError(
                 f"{field}: has {len(tokens):,} tokens, one request may have {self._max_context_tokens:,} "

@@ -35,9 +35,14 @@ class ModelNotFoundError(ServingError):
 
 
 class OverloadedError(ServingError):
-    """The queue is full."""
+    """The queue is full, or so long that the answer would come too late."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        """`retry_after_s` is when the same request may be taken, in seconds from now; None if waiting does not help."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ShuttingDownError(ServingError):

@@ -39,7 +39,7 @@ class GenerationPlanner:
         self._max_tokens = max_tokens
         self._max_top_k = max_top_k
 
-    def plan(self, options: GenerateOptions, start: Start, deadline: float) -> Generating:
+    def plan(self, options: GenerateOptions, start: Start, *, deadline: float, is_bulk: bool) -> Generating:
         """Returns the work that continues `start`.
 
         Raises:
@@ -51,10 +51,11 @@ class GenerationPlanner:
         return Generating(
             size=max(1, len(start.to_compute)) + options.max_tokens,
             deadline=deadline,
+            is_bulk=is_bulk,
             tokens=start.to_compute,
             state=start.state,
             k=top_k + len(self._banned_ids),
-            keep_states=start.before is None,
+            keep_states=start.prefix is not None,
             sampler=Sampler(temperature=options.temperature, top_p=options.top_p, seed=seed),
             max_tokens=options.max_tokens,
             eos_token_id=self._eos_token_id,

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from hiddenstate_server.call_metrics import CallMetrics, MethodMetrics
 from hiddenstate_server.drain import RunningCalls
-from hiddenstate_server.errors import ServingError
+from hiddenstate_server.errors import OverloadedError, ServingError
 from hiddenstate_server.logs import log_fields
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -37,6 +37,12 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
         return grpc.StatusCode.INVALID_ARGUMENT, f"{reason}: {error}"[:_MAX_MESSAGE]
     _log.error("a call failed: %s", type(error).__name__, exc_info=error)
     return grpc.StatusCode.INTERNAL, UNKNOWN_ERROR
+
+
+def retry_after_ms(error: Exception) -> int:
+    """Returns after how many milliseconds a refused request may be taken; 0 if waiting does not help."""
+    seconds = error.retry_after_s if isinstance(error, OverloadedError) else None
+    return 0 if seconds is None else max(1, round(1000 * seconds))
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
@@ -78,7 +84,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             make, behavior = grpc.unary_unary_rpc_method_handler, handler.unary_unary
         # A stream reads in its own behavior, where errors are seen without help.
         deserialize = handler.request_deserializer if is_stream else _lenient(handler.request_deserializer)
-        guarded: Handler = make(self._guarded(series, behavior), deserialize, handler.response_serializer)
+        guarded: Handler = make(self._guarded(series, behavior), deserialize, _serialize)
         return guarded
 
     def _guarded(self, series: MethodMetrics, behavior: Behavior) -> Behavior:
@@ -98,7 +104,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 raise
             except Exception as error:
                 code, message = status_of(error)
-                await context.abort(code, message)
+                await context.abort(code, message, _hint(error))
             finally:
                 self._end(series, code, time.perf_counter() - started, context)
 
@@ -111,6 +117,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 method=series.method, code=code.name, duration_ms=round(1000 * seconds, 3), peer=context.peer()
             )
             _log.info("call", extra=fields)
+
+
+def _hint(error: Exception) -> tuple[tuple[str, str], ...]:
+    """Returns trailing metadata: when a refused call may come again, in the header that gRPC clients retry by."""
+    milliseconds = retry_after_ms(error)
+    return (("grpc-retry-pushback-ms", str(milliseconds)),) if milliseconds else ()
+
+
+def _serialize(response: "bytes | Message") -> bytes:
+    """Makes bytes of a message; what is sent most is bytes already (see wire.py)."""
+    return response if isinstance(response, bytes) else response.SerializeToString()
 
 
 def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:

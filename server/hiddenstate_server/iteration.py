@@ -16,7 +16,7 @@ Ids = NDArray[np.int64]
 
 
 class Iteration:
-    """The scheduler's step for language models. Belongs to the runner thread."""
+    """The scheduler's step for language models. Runner threads may call it at the same time."""
 
     def __init__(
         self, runner: LanguageModelRunner, *, vocab_size: int, model: str, version: str, metrics: Metrics
@@ -28,55 +28,48 @@ class Iteration:
 
     def __call__(self, batch: SequenceOf[Sequence]) -> list[Sequence]:
         """Consumes one chunk of each sequence (all of one size, or none), and answers those that ask the head."""
-        outputs = self._recur([sequence for sequence in batch if sequence.chunk])
-        return self._head(batch, outputs)
+        consuming = [sequence for sequence in batch if sequence.chunk]
+        outputs = self._recur(consuming) if consuming else None
+        asks = [sequence.asks for sequence in batch]
+        answer = self._ask(batch, asks, outputs) if any(asks) else _NOTHING
+        news, row = [], 0
+        for sequence, rows in zip(batch, asks, strict=True):
+            if sequence.receive(answer, row):
+                news.append(sequence)
+            row += rows
+        return news
 
-    def _recur(self, batch: list[Sequence]) -> dict[Sequence, Floats]:
-        """Returns the outputs [chunk, output_size] of each sequence that consumed something."""
-        if not batch:
-            return {}
-        started_at = time.perf_counter()
-        tokens = np.stack([s.tokens[s.position : s.position + s.chunk] for s in batch])  # [batch, chunk]
-        state = np.stack([s.state for s in batch])  # [batch, state_size]
-        outputs, next_state = self._runner.recur(tokens, state)
+    def _recur(self, batch: list[Sequence]) -> Floats:
+        """Returns the outputs [batch, chunk, output_size] of the sequences that consume something."""
+        started_at, chunk = time.perf_counter(), batch[0].chunk
+        tokens = np.concatenate([s.tokens[s.position : s.position + chunk] for s in batch])
+        state = np.concatenate([s.state for s in batch])
+        outputs, next_state = self._runner.recur(tokens.reshape(len(batch), chunk), state.reshape(len(batch), -1))
         for sequence, row in zip(batch, next_state, strict=True):
             sequence.consume(row)
         self._record("recurrent", len(batch), tokens.size, started_at)
-        return dict(zip(batch, outputs, strict=True))
+        return outputs
 
-    def _head(self, batch: SequenceOf[Sequence], outputs: dict[Sequence, Floats]) -> list[Sequence]:
-        targets = [sequence.head_targets() for sequence in batch]
-        asking = [(sequence, len(rows)) for sequence, rows in zip(batch, targets, strict=True) if len(rows)]
-        answer = self._ask(asking, np.concatenate(targets), outputs) if asking else _NOTHING
-        ends = np.cumsum([len(rows) for rows in targets])
-        slices = [slice(end - len(rows), end) for end, rows in zip(ends, targets, strict=True)]
-        return [
-            sequence
-            for sequence, rows in zip(batch, slices, strict=True)
-            if sequence.receive(answer.top_log_probs[rows], answer.top_ids[rows], answer.target_log_probs[rows])
-        ]
-
-    def _ask(self, asking: list[tuple[Sequence, int]], targets: Ids, outputs: dict[Sequence, Floats]) -> HeadOutput:
+    def _ask(self, batch: SequenceOf[Sequence], asks: list[int], outputs: Floats | None) -> HeadOutput:
         started_at = time.perf_counter()
-        hidden = np.concatenate([self._hidden(sequence, rows, outputs) for sequence, rows in asking])
-        k = min(self._vocab_size, max(1, *(sequence.k for sequence, _ in asking)))
-        answer = self._runner.head(hidden, k=k, targets=targets, ranks=self._ranks(asking))
+        asking = [sequence for sequence, rows in zip(batch, asks, strict=True) if rows]
+        targets = np.concatenate([sequence.head_targets() for sequence in asking])  # [rows]
+        if outputs is not None and len(asking) == len(outputs) == len(targets) == len(batch):
+            hidden = outputs[:, -1]  # each asks for what follows its last token: no row has to be looked for
+        else:
+            hidden = _hidden(batch, asks, outputs, self._runner)
+        k = min(self._vocab_size, max(1, *(sequence.k for sequence in asking)))
+        answer = self._runner.head(hidden, k=k, targets=targets, ranks=self._ranks(batch, asks))
         self._record("head", len(hidden), len(hidden), started_at)
         return answer
 
-    def _hidden(self, sequence: Sequence, rows: int, outputs: dict[Sequence, Floats]) -> Floats:
-        """Returns the last outputs of a sequence [rows, output_size]; the state holds the very last."""
-        if sequence.chunk:
-            return outputs[sequence][-rows:]
-        spec = self._runner.spec
-        return sequence.state[np.newaxis, spec.output_offset : spec.output_offset + spec.output_size]
-
-    def _ranks(self, asking: list[tuple[Sequence, int]]) -> Ids | None:
-        if all(sequence.ranks is None for sequence, _ in asking):
+    def _ranks(self, batch: SequenceOf[Sequence], asks: list[int]) -> Ids | None:
+        if all(sequence.ranks is None for sequence in batch):
             return None
         anything = (-1, self._vocab_size)  # special tokens have rank -1
         return np.array(
-            [sequence.ranks or anything for sequence, rows in asking for _ in range(rows)], dtype=np.int64
+            [sequence.ranks or anything for sequence, rows in zip(batch, asks, strict=True) for _ in range(rows)],
+            dtype=np.int64,
         )  # [rows, 2]
 
     def _record(self, stage: Literal["recurrent", "head"], rows: int, tokens: int, started_at: float) -> None:
@@ -84,6 +77,22 @@ class Iteration:
         self._metrics.batch_run(
             **self._labels, stage=stage, rows=rows, tokens=tokens, padded_tokens=tokens, seconds=seconds
         )
+
+
+def _hidden(
+    batch: SequenceOf[Sequence], asks: list[int], outputs: Floats | None, runner: LanguageModelRunner
+) -> Floats:
+    """Returns the last outputs of those that ask [rows, output_size]; the state holds the very last."""
+    spec, found, at = runner.spec, [], 0
+    for sequence, rows in zip(batch, asks, strict=True):
+        if sequence.chunk:
+            assert outputs is not None
+            if rows:
+                found.append(outputs[at, -rows:])
+            at += 1
+        elif rows:
+            found.append(sequence.state[np.newaxis, spec.output_offset : spec.output_offset + spec.output_size])
+    return np.concatenate(found)
 
 
 _NOTHING = HeadOutput(np.zeros((0, 0), np.float32), np.zeros((0, 0), np.int64), np.zeros(0, np.float32))

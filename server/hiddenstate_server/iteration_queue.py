@@ -5,49 +5,51 @@ and contexts with chunks of like size share a batch: no row is ever padded, and 
 iterations. Chunks of one token go every other iteration, so one-token requests never wait behind a long context.
 """
 
-import collections
-
+from hiddenstate_server.buckets import Buckets, Priorities, share
 from hiddenstate_server.sequence import Sequence
 
 
 class IterationQueue:
     """Waiting contexts by the size of their next chunk."""
 
-    def __init__(self, *, max_batch: int, max_chunk: int, max_head_rows: int) -> None:
+    def __init__(self, *, max_batch: int, max_chunk: int, max_tokens: int, max_head_rows: int) -> None:
+        """`max_tokens` and `max_head_rows` bound an iteration, and so the time that others wait for it."""
         self._max_batch = max_batch
         self._max_chunk = max_chunk
+        self._max_tokens = max_tokens
         self._max_head_rows = max_head_rows
-        self._waiting: dict[int, collections.deque[Sequence]] = {}
+        self._waiting: Priorities[Sequence] = Priorities()
         self._last_size = 0
 
     def put(self, work: Sequence) -> None:
         """Adds a context; its next chunk decides where."""
         work.chunk = self._chunk(work.remaining)
         # A context with nothing left to compute only needs the head; it rides with one-token chunks.
-        self._waiting.setdefault(max(1, work.chunk), collections.deque()).append(work)
+        self._waiting.put(max(1, work.chunk), work)
 
-    def take(self) -> list[Sequence]:
+    def take(self, sharers: int) -> list[Sequence]:
         """Removes and returns contexts with chunks of like size."""
-        if not self._waiting:
+        if not self._waiting.count:
             return []
-        size = self._next_size()
-        self._last_size = size
-        waiting = self._waiting[size]
-        batch = [waiting.popleft()]
+        rows = share(self._waiting.count, sharers)
+        first, second = self._waiting.turn()
+        self._last_size = size = self._next_size(first)
+        rows = min(rows, self._max_batch, max(1, self._max_tokens // size))
+        batch = [first.pop(size)]
         head_rows = batch[0].head_rows
-        while waiting and len(batch) < self._max_batch:
-            head_rows += waiting[0].head_rows
-            if head_rows > self._max_head_rows:
-                break
-            batch.append(waiting.popleft())
-        if not waiting:
-            del self._waiting[size]
+        for buckets in (first, second):
+            while len(batch) < rows and buckets.holds(size):
+                head_rows += buckets.oldest(size).head_rows
+                if head_rows > self._max_head_rows:
+                    return batch
+                batch.append(buckets.pop(size))
         return batch
 
-    def _next_size(self) -> int:
-        if 1 in self._waiting and (self._last_size != 1 or len(self._waiting) == 1):
-            return 1
-        return min((size for size in self._waiting if size != 1), key=lambda size: self._waiting[size][0].arrival)
+    def _next_size(self, waiting: Buckets[Sequence]) -> int:
+        sizes = list(waiting.sizes())
+        if len(sizes) == 1 or (self._last_size != 1 and 1 in sizes):
+            return min(sizes)
+        return min((size for size in sizes if size != 1), key=lambda size: waiting.oldest(size).arrival)
 
     def _chunk(self, remaining: int) -> int:
         return min(self._max_chunk, 1 << (remaining.bit_length() - 1)) if remaining else 0

@@ -7,7 +7,6 @@ from hiddenstate.v1.language_model_pb2 import (
     GenerateRequest,
     GenerateResponse,
     PredictRequest,
-    PredictResponse,
     PredictStreamRequest,
     ScoreRequest,
     ScoreResponse,
@@ -19,12 +18,12 @@ from hiddenstate_server.drain import RunningCalls
 from hiddenstate_server.interceptor import Context
 from hiddenstate_server.messages import (
     fill_generated,
-    fill_prediction,
     fill_score,
     read_context,
     read_deadline,
     read_generate_options,
-    read_top_k,
+    read_is_bulk,
+    read_predict_options,
 )
 from hiddenstate_server.predict_stream import PredictRequests
 from hiddenstate_server.repository import Repository
@@ -42,18 +41,18 @@ class LanguageModelService(LanguageModelServiceServicer):
         self._running = running
         self._streamed = metrics.of_request("PredictStream")
 
-    async def Predict(self, request: PredictRequest, context: Context) -> PredictResponse:  # noqa: N802
+    async def Predict(  # type: ignore[override]  # noqa: N802 - returns the message's bytes
+        self, request: PredictRequest, context: Context
+    ) -> bytes:
         model = self._repository.language_model(request.model, request.model_version)
-        prediction = await model.predict(
+        work = await model.predicting(
             read_context(request),
-            top_k=read_top_k(request),
-            prefix=request.prefix,
-            return_state=request.return_state,
+            read_predict_options(request),
             deadline=read_deadline(context),
+            is_bulk=read_is_bulk(request),
         )
-        response = PredictResponse()
-        fill_prediction(response, prediction, model)
-        return response
+        await model.scheduler.run(work)
+        return model.response(work)
 
     async def PredictStream(  # type: ignore[override]  # noqa: N802 - writes to the context instead of yielding
         self, request_iterator: AsyncIterator[PredictStreamRequest], context: Context
@@ -74,7 +73,10 @@ class LanguageModelService(LanguageModelServiceServicer):
     ) -> None:
         model = self._repository.language_model(request.model, request.model_version)
         tokens = model.generate(
-            read_context(request), options=read_generate_options(request), deadline=read_deadline(context)
+            read_context(request),
+            options=read_generate_options(request),
+            deadline=read_deadline(context),
+            is_bulk=read_is_bulk(request),
         )
         async with aclosing(tokens):
             async for token in tokens:
@@ -84,7 +86,9 @@ class LanguageModelService(LanguageModelServiceServicer):
 
     async def Score(self, request: ScoreRequest, context: Context) -> ScoreResponse:  # noqa: N802
         model = self._repository.language_model(request.model, request.model_version)
-        score = await model.score(read_context(request), deadline=read_deadline(context))
+        score = await model.score(
+            read_context(request), deadline=read_deadline(context), is_bulk=read_is_bulk(request)
+        )
         response = ScoreResponse()
         fill_score(response, score, model)
         return response

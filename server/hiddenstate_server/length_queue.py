@@ -4,8 +4,7 @@ ONNX Runtime's recurrent layers compute every row until the longest ends, so a l
 as much as itself. A batch is built around the sentence that has waited longest, so none is passed over for ever.
 """
 
-import collections
-
+from hiddenstate_server.buckets import Priorities, share
 from hiddenstate_server.sentence import Sentence
 
 # A sentence shorter than this part of the batch's longest costs more as padding than a batch of its own would.
@@ -18,31 +17,29 @@ class LengthQueue:
     def __init__(self, *, max_batch: int, max_batch_tokens: int) -> None:
         self._max_batch = max_batch
         self._max_batch_tokens = max_batch_tokens
-        self._waiting: dict[int, collections.deque[Sentence]] = {}
+        self._waiting: Priorities[Sentence] = Priorities()
 
     def put(self, work: Sentence) -> None:
         """Adds a sentence."""
-        self._waiting.setdefault(len(work.tokens), collections.deque()).append(work)
+        self._waiting.put(len(work.tokens), work)
 
-    def take(self) -> list[Sentence]:
+    def take(self, sharers: int) -> list[Sentence]:
         """Removes and returns the sentence that has waited longest and those nearest to it in length."""
-        if not self._waiting:
+        if not self._waiting.count:
             return []
-        seed = min(self._waiting, key=lambda length: self._waiting[length][0].arrival)
+        rows = min(self._max_batch, share(self._waiting.count, sharers))
+        first, second = self._waiting.turn()
+        seed = min(first.sizes(), key=lambda length: first.oldest(length).arrival)
         batch: list[Sentence] = []
         shortest = longest = seed
-        for length in sorted(self._waiting, key=lambda length: abs(length - seed)):
-            low, high = min(shortest, length), max(longest, length)
-            room = min(self._max_batch, max(1, self._max_batch_tokens // high)) - len(batch)
-            if low < _SHORTEST_PART * high or room <= 0:
-                continue
-            shortest, longest = low, high
-            batch += self._pop(length, room)
+        for buckets in (first, second):
+            for length in sorted(buckets.sizes(), key=lambda length: abs(length - seed)):
+                low, high = min(shortest, length), max(longest, length)
+                room = min(rows, max(1, self._max_batch_tokens // high)) - len(batch)
+                if low < _SHORTEST_PART * high or room <= 0:
+                    continue
+                shortest, longest = low, high
+                while room and buckets.holds(length):
+                    batch.append(buckets.pop(length))
+                    room -= 1
         return batch
-
-    def _pop(self, length: int, count: int) -> list[Sentence]:
-        waiting = self._waiting[length]
-        taken = [waiting.popleft() for _ in range(min(count, len(waiting)))]
-        if not waiting:
-            del self._waiting[length]
-        return taken

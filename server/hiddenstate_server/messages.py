@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import grpc
 
 from hiddenstate.v1 import language_model_pb2 as lm
-from hiddenstate.v1 import model_pb2, sentence_encoder_pb2, usage_pb2
+from hiddenstate.v1 import model_pb2, priority_pb2, sentence_encoder_pb2, usage_pb2
 from hiddenstate_server.bundle import Bundle
 from hiddenstate_server.context import Context
 from hiddenstate_server.generation import GenerateOptions
-from hiddenstate_server.language_model import LanguageModel
-from hiddenstate_server.results import Encoding, FinishReason, GeneratedToken, Prediction, Score, Usage
+from hiddenstate_server.language_model import LanguageModel, PredictOptions
+from hiddenstate_server.results import FinishReason, GeneratedToken, Score, Usage
 from hiddenstate_server.sentence_encoder import SentenceEncoder
 
 DEFAULT_TOP_K = 5
@@ -51,9 +51,17 @@ def read_context(request: lm.PredictRequest | lm.GenerateRequest | lm.ScoreReque
     )
 
 
-def read_top_k(request: lm.PredictRequest) -> int:
-    """Returns how many candidates are asked for."""
-    return request.top_k if request.HasField("top_k") else DEFAULT_TOP_K
+def read_predict_options(request: lm.PredictRequest) -> PredictOptions:
+    """Returns what a request wants to know."""
+    top_k = request.top_k if request.HasField("top_k") else DEFAULT_TOP_K
+    return PredictOptions(top_k, request.prefix, request.return_state)
+
+
+def read_is_bulk(
+    request: lm.PredictRequest | lm.GenerateRequest | lm.ScoreRequest | sentence_encoder_pb2.EncodeRequest,
+) -> bool:
+    """Returns whether a request goes behind what is interactive."""
+    return request.priority == priority_pb2.PRIORITY_BULK
 
 
 def read_generate_options(request: lm.GenerateRequest) -> GenerateOptions:
@@ -71,16 +79,6 @@ def read_deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float:
     """Returns the time of time.monotonic() at which the caller stops waiting."""
     remaining: float | None = context.time_remaining()
     return math.inf if remaining is None else time.monotonic() + remaining
-
-
-def fill_prediction(response: lm.PredictResponse, prediction: Prediction, model: Named) -> None:
-    """Writes a prediction."""
-    for candidate in prediction.candidates:
-        response.candidates.add(word=candidate.word, log_prob=candidate.log_prob, token_id=candidate.token_id)
-    response.state = prediction.state
-    response.model = model.name
-    response.model_version = model.version
-    _fill_usage(response.usage, prediction.usage)
 
 
 def fill_generated(response: lm.GenerateResponse, token: GeneratedToken) -> None:
@@ -103,16 +101,6 @@ def fill_score(response: lm.ScoreResponse, score: Score, model: Named) -> None:
     response.model = model.name
     response.model_version = model.version
     _fill_usage(response.usage, score.usage)
-
-
-def fill_encoding(response: sentence_encoder_pb2.EncodeResponse, encoding: Encoding, model: Named) -> None:
-    """Writes vectors."""
-    response.embeddings = encoding.embeddings.astype("<f4", copy=False).tobytes()
-    response.count, response.dimension = encoding.embeddings.shape
-    response.truncated = encoding.truncated
-    response.model = model.name
-    response.model_version = model.version
-    _fill_usage(response.usage, encoding.usage)
 
 
 def fill_model(message: model_pb2.Model, model: LanguageModel | SentenceEncoder) -> None:

@@ -1,4 +1,4 @@
-"""What the server tells Prometheus. Every method may be called from any thread."""
+"""What the server tells Prometheus. `tokenized` and `request_done` belong to the event loop, the rest to any thread."""
 
 import platform
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from hiddenstate_server.call_metrics import SECONDS, CallMetrics
+from hiddenstate_server.tallies import Distribution, Tally, counters, histograms
 
 # Else each series has another beside it, with the time when it was made.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -91,11 +92,19 @@ class Metrics:
         def counter(name: str, help: str, labels: tuple[str, ...]) -> Counter:
             return Counter(f"hiddenstate_{name}", help, labels, registry=registry)
 
-        self._stages = histogram(
-            "stage_duration_seconds", "Of one request: in tokenize, in the queue, in compute.", _STAGE, SECONDS
+        self._stages = histograms(
+            registry,
+            "hiddenstate_stage_duration_seconds",
+            "Of one request: in tokenize, in the queue, in compute.",
+            _STAGE,
+            SECONDS,
         )
-        self._computed = counter("tokens_computed", "Tokens run through recurrent layers.", _MODEL)
-        self._reused = counter("tokens_reused", "Tokens whose state was already known.", _MODEL)
+        self._computed = counters(
+            registry, "hiddenstate_tokens_computed", "Tokens run through recurrent layers.", _MODEL
+        )
+        self._reused = counters(
+            registry, "hiddenstate_tokens_reused", "Tokens whose state was already known.", _MODEL
+        )
         self._dropped = counter("requests_dropped", "Requests without an answer, by reason.", (*_MODEL, "reason"))
         self._batch_seconds = histogram("batch_duration_seconds", "Of one model run, by graph.", _STAGE, SECONDS)
         self._batch_rows = histogram("batch_size_rows", "Contexts or sentences in one model run.", _STAGE, _ROWS)
@@ -135,8 +144,8 @@ class Metrics:
         _, queue, compute, computed, reused = self._of_model(model, version)
         queue.observe(queue_s)
         compute.observe(compute_s)
-        computed.inc(tokens_computed)
-        reused.inc(tokens_reused)
+        computed.value += tokens_computed
+        reused.value += tokens_reused
 
     def tokenized(self, *, model: str, version: str, seconds: float) -> None:
         """Counts the time in which one request's text became tokens."""
@@ -161,7 +170,7 @@ class Metrics:
         ).set(1)
         self._of_model(model.name, model.version)
 
-    def _model_series(self, *model: str) -> tuple[Histogram, Histogram, Histogram, Counter, Counter]:
+    def _model_series(self, *model: str) -> tuple[Distribution, Distribution, Distribution, Tally, Tally]:
         tokenize, queue, compute = (self._stages.labels(*model, stage) for stage in ("tokenize", "queue", "compute"))
         return tokenize, queue, compute, self._computed.labels(*model), self._reused.labels(*model)
 

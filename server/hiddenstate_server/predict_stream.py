@@ -1,22 +1,24 @@
 """What one PredictStream remembers and answers."""
 
-from hiddenstate.v1.language_model_pb2 import (
-    PredictRequest,
-    PredictStreamResponse,
-    StreamedPredictRequest,
-    StreamedPredictResponse,
-)
+import time
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+from hiddenstate.v1.language_model_pb2 import PredictRequest, StreamedPredictRequest
 from hiddenstate_server.context import HeldContext
 from hiddenstate_server.errors import InvalidRequestError, OverloadedError
 from hiddenstate_server.language_model import LanguageModel
-from hiddenstate_server.messages import fill_prediction, read_context, read_top_k
+from hiddenstate_server.messages import read_context, read_is_bulk, read_predict_options
 from hiddenstate_server.repository import Repository
-from hiddenstate_server.results import Prediction
-from hiddenstate_server.streams import Lane
+from hiddenstate_server.sequence import Predicting
+from hiddenstate_server.streams import Answer, Answered, Arrived, Lane
 
 
 class StreamContext(Lane[StreamedPredictRequest]):
     """A context of a stream, and the requests that wait for it. Its first answer binds it to a model."""
+
+    __slots__ = ("held", "model")
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,10 +35,6 @@ class PredictRequests:
         self._max_contexts = max_contexts
         self._contexts: dict[int, StreamContext] = {}
 
-    def new_message(self) -> PredictStreamResponse:
-        """Returns an empty message for replies."""
-        return PredictStreamResponse()
-
     def weight(self, request: StreamedPredictRequest) -> int:
         """Counts every request as one."""
         return 1
@@ -47,58 +45,105 @@ class PredictRequests:
         Raises:
             OverloadedError: the stream has as many contexts as it may.
         """
-        if not request.context_id:
+        context_id = request.context_id
+        if not context_id:
             return None
-        context = self._contexts.get(request.context_id) or StreamContext()
+        context = self._contexts.get(context_id)
         if request.close_context:
             # From here on the id is free; requests that wait for the old context still have it.
-            self._contexts.pop(request.context_id, None)
-        elif request.context_id not in self._contexts:
+            self._contexts.pop(context_id, None)
+        elif context is None:
             self._check_room()
-            self._contexts[request.context_id] = context
-        return context
+            context = self._contexts[context_id] = StreamContext()
+        return context or StreamContext()
 
-    async def answer(
-        self, request: StreamedPredictRequest, context: StreamContext | None
-    ) -> tuple[LanguageModel, Prediction] | None:
-        """Answers a request; None says that its context was only closed.
+    def begin(
+        self, arrived: Arrived[StreamedPredictRequest], context: StreamContext | None, answered: Answered
+    ) -> Coroutine[Any, Any, None] | None:
+        """Begins a prediction; the answer is None where a context was only closed.
 
         Raises:
             ServingError: the context is as it was before.
         """
+        request = arrived.request
         if not request.HasField("predict"):
             if not request.close_context:
                 raise InvalidRequestError("predict: is not set; only a request with close_context may leave it out")
+            answered(arrived, context, None)
             return None
         try:
-            return await self._predict(request.predict, context)
+            return self._begin(arrived, context, answered)
         except BaseException:
             self._forget_if_never_begun(request.context_id, context)
             raise
 
-    def fill(self, reply: StreamedPredictResponse, answer: tuple[LanguageModel, Prediction] | None) -> int:
-        """Writes an answer and returns about how many bytes it has."""
-        if answer is None:
-            return 16
-        model, prediction = answer
-        fill_prediction(reply.response, prediction, model)
-        return 64 + 32 * len(prediction.candidates) + len(prediction.state)
+    def _begin(
+        self, arrived: Arrived[StreamedPredictRequest], context: StreamContext | None, answered: Answered
+    ) -> Coroutine[Any, Any, None] | None:
+        request = arrived.request
+        predict, held = request.predict, context.held if context else None
+        model = self._model(predict, context)
+        sent, options, is_bulk = read_context(predict), read_predict_options(predict), read_is_bulk(predict)
+        deadline = self._deadline_of(request)
+        if sent.is_long:
+            coming = model.predicting(sent, options, deadline=deadline, is_bulk=is_bulk, held=held)
+            return self._submit_when_ready(coming, model, arrived, context, answered)
+        work = model.predicting_now(sent, options, deadline=deadline, is_bulk=is_bulk, held=held)
+        self._submit(work, model, arrived, context, answered)
+        return None
 
-    async def _predict(
-        self, request: PredictRequest, context: StreamContext | None
-    ) -> tuple[LanguageModel, Prediction]:
-        model = self._model(request, context)
-        prediction = await model.predict(
-            read_context(request),
-            top_k=read_top_k(request),
-            prefix=request.prefix,
-            return_state=request.return_state,
-            deadline=self._deadline,
-            held=context.held if context else None,
-        )
-        if context:
-            context.model = model
-        return model, prediction
+    async def _submit_when_ready(
+        self,
+        coming: Coroutine[Any, Any, Predicting],
+        model: LanguageModel,
+        arrived: Arrived[StreamedPredictRequest],
+        context: StreamContext | None,
+        answered: Answered,
+    ) -> None:
+        try:
+            self._submit(await coming, model, arrived, context, answered)
+        except BaseException:
+            self._forget_if_never_begun(arrived.request.context_id, context)
+            raise
+
+    def _submit(
+        self,
+        work: Predicting,
+        model: LanguageModel,
+        arrived: Arrived[StreamedPredictRequest],
+        context: StreamContext | None,
+        answered: Answered,
+    ) -> None:
+        arrived.works = (work,)
+        work.told = partial(self._told, work, model, arrived, context, answered)
+        model.scheduler.submit(arrived.works)
+
+    def _told(
+        self,
+        work: Predicting,
+        model: LanguageModel,
+        arrived: Arrived[StreamedPredictRequest],
+        context: StreamContext | None,
+        answered: Answered,
+        over: bool,
+    ) -> None:
+        if work.abandoned:  # the stream has ended
+            return
+        try:
+            if work.error:
+                raise work.error
+            answer: Answer = model.response(work)
+            if context:
+                context.model = model
+        except Exception as error:
+            self._forget_if_never_begun(arrived.request.context_id, context)
+            answer = error
+        answered(arrived, context, answer)
+
+    def _deadline_of(self, request: StreamedPredictRequest) -> float:
+        if not request.HasField("timeout_ms"):
+            return self._deadline
+        return min(self._deadline, time.monotonic() + request.timeout_ms / 1000)
 
     def _model(self, request: PredictRequest, context: StreamContext | None) -> LanguageModel:
         if not (context and context.model):

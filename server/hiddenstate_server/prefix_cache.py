@@ -1,22 +1,43 @@
 """States of contexts seen before, by their tokens, so that a repeated beginning is not computed again."""
 
-import hashlib
+import dataclasses
+import operator
 import secrets
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-# A key, its dictionary entry and an array header, as CPython 3.11 lays them out.
-_ENTRY_OVERHEAD_BYTES = 320
+# A key of three, its digest, its dictionary entry and an array header, as CPython 3.11 lays them out.
+_ENTRY_OVERHEAD_BYTES = 384
+_SUM_BITS = 160
+_DROPPED_BITS = 32  # of a sum, and the most that a token id may have
+_MASK = (1 << _SUM_BITS) - 1
+
+State = NDArray[np.float32]  # [state_size]
+Key = tuple[bytes, int, int]  # what it begins with, number of tokens, digest of the tokens
+
+
+@dataclasses.dataclass(slots=True)
+class Prefix:
+    """What led to a state, as far as the cache needs to know it."""
+
+    model: bytes
+    origin: bytes  # what the context began with: nothing, or a state that a caller sent
+    length: int  # tokens
+    sum: int  # of the hash
 
 
 class PrefixCache:
     """Least-recently-used cache of states within a byte budget. Belongs to the event loop.
 
-    An entry is found by a keyed 128-bit BLAKE2b digest of the model and the tokens, so it does not hold the tokens, and
-    callers cannot make two contexts collide.
+    An entry is found by what the context began with, the number of tokens and a 128-bit digest of them, so it does not
+    hold the tokens. The digest is a multilinear hash with secret random factors (strongly universal: Lemire and Kaser,
+    "Strongly universal string hashing is fast", 2014), so callers, who never see one, cannot make two contexts collide.
+    It is a running sum: a context that grows by a token needs one product, whether by text, over a stream or from a
+    state, and the digests of all beginnings of a text are found on the way to its end.
     """
 
     def __init__(self, budget_bytes: int) -> None:
@@ -25,60 +46,79 @@ class PrefixCache:
         self.hits = 0
         self.misses = 0
         self.evictions = 0
-        self._secret = secrets.token_bytes(32)
-        self._states: OrderedDict[bytes, tuple[bytes, int, NDArray[np.float32]]] = OrderedDict()
-        self._lengths: defaultdict[bytes, Counter[int]] = defaultdict(Counter)
+        self._offset = secrets.randbits(_SUM_BITS)
+        self._factors: list[int] = []  # one for each position, as many as the longest context needs
+        self._states: OrderedDict[Key, tuple[bytes, State]] = OrderedDict()  # (model, state)
+        self._lengths: defaultdict[bytes, Counter[int]] = defaultdict(Counter)  # of a model's entries
 
     @property
     def entries(self) -> int:
         """Number of states held."""
         return len(self._states)
 
-    def longest_prefix(self, model: bytes, tokens: NDArray[np.int64]) -> tuple[int, NDArray[np.float32] | None]:
-        """Returns how many leading tokens are known and the state [state_size] after them; (0, None) if none are."""
-        for length, key in reversed(self._keys(model, tokens, self._lengths[model])):
-            if (entry := self._states.get(key)) is not None:
-                self._states.move_to_end(key)
-                self.hits += 1
-                return length, entry[2]
+    def begin(self, model: bytes, origin: bytes = b"") -> Prefix:
+        """Returns the empty prefix of contexts that begin with `origin`."""
+        return Prefix(model, origin, 0, self._offset)
+
+    def sums(self, before: Prefix, tokens: Sequence[int]) -> list[int]:
+        """Returns the hash's sum after each token; what the other methods call `sums`."""
+        end = before.length + len(tokens)
+        while len(self._factors) < end:
+            self._factors.append(secrets.randbits(_SUM_BITS))
+        products = map(operator.mul, islice(self._factors, before.length, end), tokens)
+        return list(accumulate(products, initial=before.sum))[1:]
+
+    def longest(self, before: Prefix, sums: Sequence[int]) -> tuple[int, State | None]:
+        """Returns how many of the tokens after `before` are known and the state after them; (0, None) if none are."""
+        lengths = self._lengths[before.model]
+        for count in range(len(sums), 0, -1):
+            if before.length + count in lengths:
+                key = _key(before, count, sums)
+                if (entry := self._states.get(key)) is not None:
+                    self._states.move_to_end(key)
+                    self.hits += 1
+                    return count, entry[1]
         self.misses += 1
         return 0, None
 
-    def store(self, model: bytes, tokens: NDArray[np.int64], states: Iterable[tuple[int, NDArray[np.float32]]]) -> None:
+    def store(self, before: Prefix, sums: Sequence[int], states: Iterable[tuple[int, State]]) -> None:
         """Keeps states (n, [state_size]) after the first n of the tokens. The arrays must own their data."""
-        by_length = dict(states)
-        for length, key in self._keys(model, tokens, by_length):
-            self._insert(key, model, length, by_length[length])
+        for count, state in states:
+            self._insert(_key(before, count, sums), before.model, state)
 
-    def _insert(self, key: bytes, model: bytes, length: int, state: NDArray[np.float32]) -> None:
+    def forget(self, model: bytes) -> None:
+        """Lets go of all states of a model."""
+        for key in [key for key, (owner, _) in self._states.items() if owner == model]:
+            self._remove(key, *self._states.pop(key))
+
+    def _insert(self, key: Key, model: bytes, state: State) -> None:
         if key in self._states:
             self._states.move_to_end(key)
             return
         size = state.nbytes + _ENTRY_OVERHEAD_BYTES
         if size > self.budget_bytes:
             return
-        self._states[key] = (model, length, state)
-        self._lengths[model][length] += 1
+        self._states[key] = (model, state)
+        self._lengths[model][key[1]] += 1
         self.bytes += size
         while self.bytes > self.budget_bytes:
-            self._evict()
+            oldest, entry = self._states.popitem(last=False)
+            self._remove(oldest, *entry)
+            self.evictions += 1
 
-    def _evict(self) -> None:
-        _, (model, length, state) = self._states.popitem(last=False)
+    def _remove(self, key: Key, model: bytes, state: State) -> None:
         lengths = self._lengths[model]
-        lengths[length] -= 1
-        if not lengths[length]:
-            del lengths[length]
+        lengths[key[1]] -= 1
+        if not lengths[key[1]]:
+            del lengths[key[1]]
         self.bytes -= state.nbytes + _ENTRY_OVERHEAD_BYTES
-        self.evictions += 1
 
-    def _keys(self, model: bytes, tokens: NDArray[np.int64], lengths: Iterable[int]) -> list[tuple[int, bytes]]:
-        """Returns the key of the tokens' prefix of each length, shortest first, reading the tokens once."""
-        data = memoryview(tokens.astype("<i8", copy=False).tobytes())
-        digest = hashlib.blake2b(model, digest_size=16, key=self._secret)
-        keys, start = [], 0
-        for length in sorted(n for n in lengths if n <= len(tokens)):
-            digest.update(data[8 * start : 8 * length])
-            keys.append((length, digest.digest()))
-            start = length
-        return keys
+
+def after(before: Prefix, sums: Sequence[int]) -> Prefix:
+    """Returns the prefix that the tokens of `sums` make of `before`."""
+    return Prefix(before.model, before.origin, before.length + len(sums), sums[-1] & _MASK) if sums else before
+
+
+def _key(before: Prefix, count: int, sums: Sequence[int]) -> Key:
+    digest = (sums[count - 1] & _MASK) >> _DROPPED_BITS
+    return before.model + before.origin, before.length + count, digest

@@ -1,11 +1,13 @@
-"""Owns what waits for a model and runs it in batches on a thread of its own.
+"""Owns what waits for a model and runs it in batches on threads of its own.
 
-There is no timer: whenever the thread is free it takes what waits, so batches grow under load and an idle server adds
+There is no timer: whenever a thread is free it takes what waits, so batches grow under load and an idle server adds
 no delay. What waits is kept by a `Queue`, which decides who goes together; a `step` computes a batch and says whose
-turn is over and who comes again (iteration-level batching, as in Orca and BatchMaker).
+turn is over and who comes again (iteration-level batching, as in Orca and BatchMaker). With several threads one batch
+is computed while the replies of another are written and its callers ask again: no core stands still meanwhile.
 
-Two threads meet here. The event loop submits, abandons and is told; the runner thread takes, computes and puts back.
-The inbox and `Work.abandoned` are all they share.
+The event loop submits, abandons and is told; runner threads take, compute and put back, one of them taking at a time.
+The inbox and `Work.abandoned` are all that loop and runners share; work that has been taken is one thread's until it
+is put back or over.
 """
 
 import asyncio
@@ -19,13 +21,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from hiddenstate_server.errors import (
-    DeadlineError,
-    ModelFailedError,
-    OverloadedError,
-    ServingError,
-    ShuttingDownError,
-)
+from hiddenstate_server.admission import Admission
+from hiddenstate_server.errors import DeadlineError, ModelFailedError, ServingError, ShuttingDownError
 from hiddenstate_server.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -42,6 +39,7 @@ class Work:
     size: int  # tokens, for admission
     told: Callable[[bool], None] = _ignore  # called on the event loop when there is news; True at the end, once
     deadline: float = math.inf  # of time.monotonic()
+    is_bulk: bool = False  # whether it goes behind what is interactive
     abandoned: bool = False  # set by the event loop when nobody waits for it any more
     over: bool = False  # set by the runner thread
     error: ServingError | None = None
@@ -60,13 +58,16 @@ W = TypeVar("W", bound=Work)
 
 
 class Queue(Protocol[W]):
-    """Decides which waiting work goes together. Belongs to the runner thread."""
+    """Decides which waiting work goes together. One runner thread at a time uses it."""
 
     def put(self, work: W) -> None:
         """Adds work that is new or comes again."""
 
-    def take(self) -> list[W]:
-        """Removes and returns the next batch; empty only if nothing waits."""
+    def take(self, sharers: int) -> list[W]:
+        """Removes and returns the next batch, leaving their part to the other `sharers - 1` threads that are free too.
+
+        Empty only if nothing waits.
+        """
 
 
 Step = Callable[[Sequence[W]], Sequence[W]]
@@ -74,7 +75,7 @@ Step = Callable[[Sequence[W]], Sequence[W]]
 
 
 class Scheduler(Generic[W]):
-    """Batches work of one model and runs it on one thread."""
+    """Batches work of one model and runs it on `runners` threads."""
 
     def __init__(
         self,
@@ -83,43 +84,60 @@ class Scheduler(Generic[W]):
         version: str,
         waiting: Queue[W],
         step: Step[W],
-        max_waiting_tokens: int,
+        admission: Admission,
         loop: asyncio.AbstractEventLoop,
         metrics: Metrics,
+        runners: int = 1,
     ) -> None:
-        self.waiting_requests = 0  # these three belong to the event loop
-        self.waiting_tokens = 0
+        self._admission = admission  # this and the next four belong to the event loop
         self._arrivals = 0
-        self._dropped = functools.partial(metrics.dropped, model=model, version=version)
-        self._queue = waiting
-        self._step = step
-        self._max_waiting_tokens = max_waiting_tokens
-        self._loop = loop
+        self._outbox: list[W] = []  # submitted in this turn of the loop
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
-        self._inbox: queue.SimpleQueue[W | None] = queue.SimpleQueue()  # None closes
-        self._held = 0  # work in the queue; belongs to the runner thread
-        self._thread = threading.Thread(target=self._run, name=f"runner-{model}-{version}", daemon=True)
-        self._thread.start()
+        self._dropped = functools.partial(metrics.dropped, model=model, version=version)
+        self._queue = waiting
+        self._step = step
+        self._loop = loop
+        self._inbox: queue.SimpleQueue[Sequence[W] | None] = queue.SimpleQueue()  # None closes
+        self._turn = threading.Lock()  # held by the runner that takes
+        self._held = 0  # work in the queue; belongs to the runner whose turn it is
+        self._computing = [False] * runners
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,), name=f"run-{number}-{model}-{version}", daemon=True)
+            for number in range(runners)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def waiting_requests(self) -> int:
+        """Work that is submitted and not over."""
+        return self._admission.waiting_works
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens of the work that is submitted and not over."""
+        return self._admission.waiting_tokens
 
     def submit(self, works: Sequence[W]) -> None:
         """Hands in work, all of it or none.
 
         Raises:
-            OverloadedError: more tokens wait than may.
+            OverloadedError: more tokens wait than may, or so many that the work's deadline would pass.
             ShuttingDownError: the server is draining.
         """
         if self._draining:
             raise ShuttingDownError("the server is shutting down; send the request to another replica")
-        size = sum(work.size for work in works)
-        if self.waiting_tokens + size > self._max_waiting_tokens:
-            self._dropped(reason="overloaded", count=len(works))
-            raise OverloadedError(
-                f"the queue holds {self.waiting_tokens:,} tokens and takes {self._max_waiting_tokens:,}; "
-                f"this request has {size:,}: send it again later, or in smaller parts"
-            )
-        self._admit(works, size)
+        now = time.monotonic()
+        self._admission.admit(works, now)
+        self._idle.clear()
+        for work in works:
+            self._arrivals += 1
+            work.arrival, work.submitted_at = self._arrivals, now
+        if not self._outbox:  # what is submitted in one turn of the loop may share a batch
+            self._loop.call_soon(self._hand_over)
+        self._outbox += works
 
     async def run(self, work: W) -> None:
         """Submits work and returns when it is over.
@@ -167,7 +185,7 @@ class Scheduler(Generic[W]):
 
         def told(over: bool) -> None:
             nonlocal ended
-            ended = over
+            ended = ended or over
             news.set()
 
         work.told = told
@@ -188,66 +206,78 @@ class Scheduler(Generic[W]):
         await self._idle.wait()
 
     def close(self) -> None:
-        """Ends the runner thread after the running batch. Work that still waits is never told."""
+        """Ends the runner threads after the running batches. Work that still waits is never told."""
         self._inbox.put(None)
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _admit(self, works: Sequence[W], size: int) -> None:
-        self.waiting_requests += len(works)
-        self.waiting_tokens += size
-        self._idle.clear()
-        now = time.monotonic()
-        for work in works:
-            self._arrivals += 1
-            work.arrival, work.submitted_at = self._arrivals, now
-            self._inbox.put(work)
+    def _hand_over(self) -> None:
+        works, self._outbox = self._outbox, []
+        self._inbox.put(works)
 
     def _tell(self, news: Sequence[tuple[W, bool]]) -> None:
-        """Runs on the event loop: passes news (work, over) on and frees the places of finished work."""
+        """Runs on the event loop: frees the places of finished work and passes news (work, over) on."""
+        self._admission.release([work for work, over in news if over], time.monotonic())
         for work, over in news:
-            if over:
-                self.waiting_requests -= 1
-                self.waiting_tokens -= work.size
-            work.told(over)
-        if not self.waiting_requests:
+            try:
+                work.told(over)
+            except Exception:  # whoever else was in the batch shall hear of it
+                _log.exception("an answer could not be handed on")
+        if not self._admission.waiting_works:
             self._idle.set()
 
-    def _run(self) -> None:
-        while self._receive():
-            batch = self._queue.take()
-            self._held -= len(batch)
-            live = [work for work in batch if self._is_wanted(work)]
-            news = [work for work in batch if work.over]
+    def _run(self, number: int) -> None:
+        while (batch := self._take(number)) is not None:
+            live = self._wanted(batch)
+            news = [work for work in batch if work.over] if len(live) < len(batch) else []
             if live:
                 news += self._compute(live)
+            self._computing[number] = False
+            again = [work for work in live if not work.over]
             if news:
-                # The next step may end work before the event loop hears of this one, so `over` goes as it is now.
+                # The next step may end work before the event loop hears of this one, so `over` goes as it is now. And
+                # it goes before the work does: another thread may end that at once.
                 self._loop.call_soon_threadsafe(self._tell, [(work, work.over) for work in news])
+            if again:
+                self._inbox.put(again)
+
+    def _take(self, number: int) -> list[W] | None:
+        """Returns the next batch, waiting while there is nothing to do; None once closed."""
+        with self._turn:
+            if not self._receive():
+                return None
+            self._computing[number] = True
+            batch = self._queue.take(sharers=1 + self._computing.count(False))
+            self._held -= len(batch)
+            return batch
 
     def _receive(self) -> bool:
-        """Moves the inbox to the queue, waiting while there is nothing to do at all. False once closed."""
+        """Moves the inbox to the queue, waiting while that is empty. False once closed."""
         try:
             while True:
-                work = self._inbox.get(block=not self._held)
-                if work is None:
+                works = self._inbox.get(block=not self._held)
+                if works is None:
+                    self._inbox.put(None)  # for the other threads
                     return False
-                self._put(work)
+                for work in works:
+                    self._queue.put(work)
+                self._held += len(works)
         except queue.Empty:
             return True
 
-    def _put(self, work: W) -> None:
-        self._queue.put(work)
-        self._held += 1
-
-    def _is_wanted(self, work: W) -> bool:
-        """Ends work that nobody waits for before it costs anything."""
-        if work.abandoned:
-            self._dropped(reason="cancelled")
-            self._end(work, None)
-        elif time.monotonic() >= work.deadline:
-            self._dropped(reason="deadline")
-            self._end(work, DeadlineError("the deadline passed while the request waited for the model"))
-        return not work.over
+    def _wanted(self, batch: Sequence[W]) -> Sequence[W]:
+        """Ends work that nobody waits for before it costs anything, and returns the rest."""
+        now = time.monotonic()
+        if not any(work.abandoned or now >= work.deadline for work in batch):
+            return batch
+        for work in batch:
+            if work.abandoned:
+                self._dropped(reason="cancelled")
+                self._end(work, None)
+            elif now >= work.deadline:
+                self._dropped(reason="deadline")
+                self._end(work, DeadlineError("the deadline passed while the request waited for the model"))
+        return [work for work in batch if not work.over]
 
     def _compute(self, batch: Sequence[W]) -> Sequence[W]:
         started_at = time.monotonic()
@@ -259,13 +289,10 @@ class Scheduler(Generic[W]):
             for work in batch:
                 self._end(work, ModelFailedError("the model could not be run; the server's log has the reason"))
             return batch
-        seconds = time.monotonic() - started_at
+        finished_at = time.monotonic()
         for work in batch:
-            work.compute_s += seconds
-            if work.over:
-                work.finished_at = started_at + seconds
-            else:
-                self._put(work)
+            work.compute_s += finished_at - started_at
+            work.finished_at = finished_at
         return news
 
     def _end(self, work: W, error: ServingError | None) -> None:

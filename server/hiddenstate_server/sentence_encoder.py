@@ -4,9 +4,12 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from hiddenstate_server.admission import Admission
 from hiddenstate_server.bundle import Bundle
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import InvalidRequestError
@@ -17,6 +20,7 @@ from hiddenstate_server.runner import EncoderRunner
 from hiddenstate_server.scheduler import Scheduler
 from hiddenstate_server.sentence import EncodeStep, Sentence
 from hiddenstate_server.tokenizer import Tokenizer
+from hiddenstate_server.wire import EncodingWriter
 
 # Above this many characters sentences are cut into tokens on another thread, so that the event loop goes on.
 _LONG_TEXT = 4_000
@@ -35,6 +39,7 @@ class SentenceEncoder:
         runner: EncoderRunner,
         *,
         provider: str,
+        runners: int,
         settings: EngineSettings,
         metrics: Metrics,
         loop: asyncio.AbstractEventLoop,
@@ -48,42 +53,93 @@ class SentenceEncoder:
         self._labels = {"model": bundle.name, "version": bundle.version}
         self._tokenizer = tokenizer
         self._settings = settings
+        self._writer = EncodingWriter(bundle, runner.spec.dimension)
         self._metrics = metrics
-        self._scheduler: Scheduler[Sentence] = Scheduler(
+        self.scheduler: Scheduler[Sentence] = Scheduler(
             model=bundle.name,
             version=bundle.version,
             waiting=LengthQueue(max_batch=settings.max_batch, max_batch_tokens=settings.max_batch_tokens),
             step=EncodeStep(runner, model=bundle.name, version=bundle.version, metrics=metrics),
-            max_waiting_tokens=settings.max_waiting_tokens,
+            admission=Admission(
+                max_waiting_tokens=settings.max_waiting_tokens, full_batch=runners * settings.max_batch
+            ),
+            runners=runners,
             loop=loop,
             metrics=metrics,
         )
-        metrics.watch_scheduler(model=bundle.name, version=bundle.version, scheduler=self._scheduler)
+        metrics.watch_scheduler(model=bundle.name, version=bundle.version, scheduler=self.scheduler)
 
-    async def encode(self, sentences: Sequence[str], *, truncate: bool = True, deadline: float = math.inf) -> Encoding:
+    async def encode(
+        self,
+        sentences: Sequence[str],
+        *,
+        truncate: bool = True,
+        deadline: float = math.inf,
+        is_bulk: bool = False,
+    ) -> Encoding:
         """Answers one vector for each sentence. `deadline` is a time of time.monotonic().
 
         Raises:
             ServingError: see errors.py.
         """
+        request = await self.encoding(sentences, truncate=truncate, deadline=deadline, is_bulk=is_bulk)
+        await self.scheduler.run_all(request.works)
+        return Encoding(embeddings=request.embeddings, truncated=request.truncated, usage=self.conclude(request))
+
+    async def encoding(
+        self, sentences: Sequence[str], *, truncate: bool = True, deadline: float = math.inf, is_bulk: bool = False
+    ) -> "EncodingWork":
+        """Does what `encoding_now` does, and lets others go on while long texts become tokens."""
         self._check(sentences)
-        tokens = await self._tokenize(sentences)
-        truncated = self._truncate(tokens, truncate)
-        embeddings = np.empty((len(tokens), self.dimension), dtype=np.float32)
-        works = [
-            Sentence(size=len(row), deadline=deadline, tokens=row, out=out)
-            for row, out in zip(tokens, embeddings, strict=True)
-        ]
-        await self._scheduler.run_all(works)
-        return Encoding(embeddings=embeddings, truncated=truncated, usage=self._close_account(works))
+        if not is_long(sentences):
+            return self.encoding_now(sentences, truncate=truncate, deadline=deadline, is_bulk=is_bulk)
+        started_at = time.perf_counter()
+        tokens = await asyncio.to_thread(self._tokenizer.encode_batch, sentences)
+        self._metrics.tokenized(**self._labels, seconds=time.perf_counter() - started_at)
+        return self._encoding(tokens, truncate, deadline, is_bulk)
+
+    def encoding_now(
+        self, sentences: Sequence[str], *, truncate: bool = True, deadline: float = math.inf, is_bulk: bool = False
+    ) -> "EncodingWork":
+        """Returns the work of a request, to be submitted; `conclude` must follow when it is over.
+
+        Raises:
+            InvalidRequestError: there are no sentences, too many, or one that cannot be encoded.
+        """
+        self._check(sentences)
+        started_at = time.perf_counter()
+        tokens = self._tokenizer.encode_batch(sentences)
+        self._metrics.tokenized(**self._labels, seconds=time.perf_counter() - started_at)
+        return self._encoding(tokens, truncate, deadline, is_bulk)
+
+    def conclude(self, request: "EncodingWork") -> Usage:
+        """Accounts for a request that is over, by its slowest sentence."""
+        works = request.works
+        queue_s, compute_s = works[0].queue_s, works[0].compute_s
+        if len(works) > 1:
+            queue_s, compute_s = max(work.queue_s for work in works), max(work.compute_s for work in works)
+        computed = sum(work.size for work in works)
+        self._metrics.request_done(
+            **self._labels, queue_s=queue_s, compute_s=compute_s, tokens_computed=computed, tokens_reused=0
+        )
+        return Usage(
+            tokens_computed=computed,
+            tokens_reused=0,
+            queue_time_us=round(queue_s * 1e6),
+            compute_time_us=round(compute_s * 1e6),
+        )
+
+    def response(self, request: "EncodingWork") -> bytes:
+        """Concludes a request and returns it as the bytes of an EncodeResponse."""
+        return self._writer.write(request.embeddings, request.truncated, self.conclude(request))
 
     async def drain(self) -> None:
         """Refuses new work and returns when all work is over."""
-        await self._scheduler.drain()
+        await self.scheduler.drain()
 
     def close(self) -> None:
-        """Ends the runner thread."""
-        self._scheduler.close()
+        """Ends the runner threads."""
+        self.scheduler.close()
 
     def _check(self, sentences: Sequence[str]) -> None:
         if not sentences:
@@ -97,15 +153,17 @@ class SentenceEncoder:
             if not sentence or sentence.isspace():
                 raise InvalidRequestError(f"sentences[{position}]: is empty; leave it out")
 
-    async def _tokenize(self, sentences: Sequence[str]) -> list[list[int]]:
-        encode, started_at = self._tokenizer.encode_batch, time.monotonic()
-        short = sum(map(len, sentences)) < _LONG_TEXT
-        tokens = encode(sentences) if short else await asyncio.to_thread(encode, sentences)
-        self._metrics.tokenized(**self._labels, seconds=time.monotonic() - started_at)
+    def _encoding(self, tokens: list[list[int]], truncate: bool, deadline: float, is_bulk: bool) -> "EncodingWork":
         for position, row in enumerate(tokens):
             if len(row) <= self._tokenizer.num_marks:
                 raise InvalidRequestError(f"sentences[{position}]: has nothing that the tokenizer knows; leave it out")
-        return tokens
+        truncated = self._truncate(tokens, truncate)
+        embeddings = np.empty((len(tokens), self.dimension), dtype=np.float32)
+        works = [
+            Sentence(size=len(row), deadline=deadline, is_bulk=is_bulk, tokens=row, out=out)
+            for row, out in zip(tokens, embeddings, strict=True)
+        ]
+        return EncodingWork(works, embeddings, truncated)
 
     def _truncate(self, tokens: list[list[int]], allowed: bool) -> int:
         """Cuts rows in place and returns how many were too long."""
@@ -120,17 +178,15 @@ class SentenceEncoder:
             tokens[position] = self._tokenizer.cut(tokens[position], limit)
         return len(too_long)
 
-    def _close_account(self, works: Sequence[Sentence]) -> Usage:
-        """Accounts for a request by its slowest sentence."""
-        queue_s = max(work.queue_s for work in works)
-        compute_s = max(work.compute_s for work in works)
-        computed = sum(work.size for work in works)
-        self._metrics.request_done(
-            **self._labels, queue_s=queue_s, compute_s=compute_s, tokens_computed=computed, tokens_reused=0
-        )
-        return Usage(
-            tokens_computed=computed,
-            tokens_reused=0,
-            queue_time_us=round(queue_s * 1e6),
-            compute_time_us=round(compute_s * 1e6),
-        )
+
+class EncodingWork(NamedTuple):
+    """A request on its way."""
+
+    works: Sequence[Sentence]  # one for each sentence
+    embeddings: NDArray[np.float32]  # [sentences, dimension], filled in when they are over
+    truncated: int  # sentences that were cut
+
+
+def is_long(sentences: Sequence[str]) -> bool:
+    """Tells whether sentences take so long to become tokens that others should not wait for it."""
+    return sum(map(len, sentences)) >= _LONG_TEXT

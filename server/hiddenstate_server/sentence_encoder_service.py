@@ -9,7 +9,7 @@ from hiddenstate_server.config import Settings
 from hiddenstate_server.drain import RunningCalls
 from hiddenstate_server.encode_stream import EncodeRequests
 from hiddenstate_server.interceptor import Context
-from hiddenstate_server.messages import fill_encoding, read_deadline, read_truncate
+from hiddenstate_server.messages import read_deadline, read_is_bulk, read_truncate
 from hiddenstate_server.repository import Repository
 from hiddenstate_server.streams import Stream
 
@@ -25,14 +25,18 @@ class SentenceEncoderService(SentenceEncoderServiceServicer):
         self._running = running
         self._streamed = metrics.of_request("EncodeStream")
 
-    async def Encode(self, request: EncodeRequest, context: Context) -> EncodeResponse:  # noqa: N802
+    async def Encode(  # type: ignore[override]  # noqa: N802 - returns the message's bytes
+        self, request: EncodeRequest, context: Context
+    ) -> bytes:
         model = self._repository.sentence_encoder(request.model, request.model_version)
-        encoding = await model.encode(
-            request.sentences, truncate=read_truncate(request), deadline=read_deadline(context)
+        work = await model.encoding(
+            request.sentences,
+            truncate=read_truncate(request),
+            deadline=read_deadline(context),
+            is_bulk=read_is_bulk(request),
         )
-        response = EncodeResponse()
-        fill_encoding(response, encoding, model)
-        return response
+        await model.scheduler.run_all(work.works)
+        return model.response(work)
 
     async def EncodeStream(  # type: ignore[override]  # noqa: N802 - writes to the context instead of yielding
         self, request_iterator: AsyncIterator[EncodeStreamRequest], context: Context

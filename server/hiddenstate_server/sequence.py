@@ -13,7 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from hiddenstate_server.context import HeldContext, Start
 from hiddenstate_server.results import FinishReason
+from hiddenstate_server.runner import HeadOutput
 from hiddenstate_server.sampling import Sampler
 from hiddenstate_server.scheduler import Work
 
@@ -53,37 +55,52 @@ class Sequence(Work):
         if self.keep_states and (not self.remaining or self.position % _KEPT_EVERY == 0):
             self.states.append((self.position, self.state))
 
-    def head_targets(self) -> Ids:
-        """Returns a target for each row that the head shall compute now [rows]: outputs of the chunk's last tokens."""
+    @property
+    def asks(self) -> int:
+        """Rows that the head shall compute now: outputs of the chunk's last tokens."""
         raise NotImplementedError
 
-    def receive(self, top_log_probs: Floats, top_ids: Ids, target_log_probs: Floats) -> bool:
-        """Takes the head's rows and tells whether there is news for the owner; sets `over` at the end."""
+    def head_targets(self) -> Ids:
+        """Returns a target for each row that the head shall compute now, [asks]."""
+        return _ANY_TARGET
+
+    def receive(self, answer: HeadOutput, row: int) -> bool:
+        """Takes the head's rows from `row` on and tells whether there is news for the owner; sets `over` at the end.
+
+        Called after each iteration, also where no rows were asked for.
+        """
         raise NotImplementedError
 
 
 # Tokens between the states that a long context leaves behind for others that begin like it.
 _KEPT_EVERY = 256
 
-_NO_TARGETS = np.zeros(0, dtype=np.int64)
 _ANY_TARGET = np.zeros(1, dtype=np.int64)
+_NO_LOG_PROBS = np.zeros(0, dtype=np.float32)
+_NO_IDS = np.zeros(0, dtype=np.int64)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, eq=False)
 class Predicting(Sequence):
     """Asks for the likeliest next tokens."""
 
-    top_log_probs: Floats = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.float32))  # [k]
-    top_ids: Ids = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int64))  # [k]
+    start: Start  # where it began
+    top_k: int  # candidates that the caller wants
+    return_state: bool = False
+    held: HeldContext | None = None  # what its state is kept in
+    top_log_probs: Floats = _NO_LOG_PROBS  # [>= k]
+    top_ids: Ids = _NO_IDS  # [>= k]
 
-    def head_targets(self) -> Ids:
-        return _NO_TARGETS if self.remaining else _ANY_TARGET
+    @property
+    def asks(self) -> int:
+        return not self.remaining
 
-    def receive(self, top_log_probs: Floats, top_ids: Ids, target_log_probs: Floats) -> bool:
-        self.over = not self.remaining
-        if self.over:
-            self.top_log_probs, self.top_ids = top_log_probs[0, : self.k], top_ids[0, : self.k]
-        return self.over
+    def receive(self, answer: HeadOutput, row: int) -> bool:
+        if self.remaining:
+            return False
+        self.top_log_probs, self.top_ids = answer.top_log_probs[row], answer.top_ids[row]
+        self.over = True
+        return True
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, eq=False)
@@ -109,12 +126,17 @@ class Scoring(Sequence):
     def head_rows(self) -> int:
         return max(1, self.chunk)
 
-    def head_targets(self) -> Ids:
-        return self.targets[self.scored : self.scored + max(1, self.chunk)]
+    @property
+    def asks(self) -> int:
+        return min(max(1, self.chunk), len(self.targets) - self.scored)
 
-    def receive(self, top_log_probs: Floats, top_ids: Ids, target_log_probs: Floats) -> bool:
-        self.log_probs.append(target_log_probs)
-        self.scored += len(target_log_probs)
+    def head_targets(self) -> Ids:
+        return self.targets[self.scored : self.scored + self.asks]
+
+    def receive(self, answer: HeadOutput, row: int) -> bool:
+        log_probs = answer.target_log_probs[row : row + self.asks]
+        self.log_probs.append(log_probs)
+        self.scored += len(log_probs)
         self.over = self.scored == len(self.targets)
         return self.over
 
@@ -139,16 +161,17 @@ class Generating(Sequence):
         while self.news:
             yield self.news.popleft()
 
-    def head_targets(self) -> Ids:
-        return _NO_TARGETS if self.remaining or self.finish_reason else _ANY_TARGET
+    @property
+    def asks(self) -> int:
+        return not (self.remaining or self.finish_reason)
 
-    def receive(self, top_log_probs: Floats, top_ids: Ids, target_log_probs: Floats) -> bool:
+    def receive(self, answer: HeadOutput, row: int) -> bool:
         if self.remaining:
             return False
         if self.finish_reason:  # the last token has been consumed
             self.over = True
             return True
-        choice = self._choose(top_log_probs[0], top_ids[0])
+        choice = self._choose(answer.top_log_probs[row], answer.top_ids[row])
         self.chosen += 1
         self.finish_reason = self._reason_to_finish(choice[0])
         if self.finish_reason:

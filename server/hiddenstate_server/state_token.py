@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hiddenstate_server.bundle import StateBound
 from hiddenstate_server.errors import InvalidRequestError
+from hiddenstate_server.prefix_cache import Prefix
 
 _MAGIC = b"HSS1"
 _HEADER = struct.Struct("<4s16sQ")
@@ -26,12 +27,13 @@ _MAX_TOKENS = 2**31  # far beyond any text, and below what usage.tokens_reused c
 _MAX_VALUE = float(_MAX_TOKENS)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class State:
     """What a model remembers of a context."""
 
     values: NDArray[np.float32]  # [state_size]
     num_tokens: int  # tokens it was made of
+    prefix: Prefix | None = None  # those tokens, for the cache
 
 
 def token_bytes(state_size: int) -> int:
@@ -83,6 +85,11 @@ def check_bounds(state: State, bounds: Sequence[StateBound]) -> None:
                 f"state: holds {largest:.4g} where this model keeps to {part.bound:g}, so the model did not make it; "
                 "send a state that a response returned, or the text of the context instead"
             )
+
+
+def origin_of(token: bytes) -> bytes:
+    """Returns what tells contexts that begin with this state from others: its checksum."""
+    return token[-_CHECKSUM_BYTES:]
 
 
 def _checksum(body: bytes) -> bytes:

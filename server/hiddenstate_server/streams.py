@@ -3,41 +3,50 @@
 There is no timer. While a message is being written, the replies that become ready meanwhile gather and leave as the
 next one. What bounds a stream is the weight of the requests that it has read and not yet answered: past `max_pending`
 it reads no further, so a caller who does not read its replies stops itself, and nobody else.
+
+A request costs no task of its own: it is begun where it is read, and answered where the model tells that it is over.
 """
 
 import asyncio
+import dataclasses
 import time
 from collections import deque
-from collections.abc import Coroutine
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 
+from hiddenstate.v1.usage_pb2 import RequestError
 from hiddenstate_server.call_metrics import MethodMetrics
 from hiddenstate_server.drain import RunningCalls
 from hiddenstate_server.errors import InvalidRequestError, ShuttingDownError
-from hiddenstate_server.interceptor import Context, status_of
+from hiddenstate_server.interceptor import Context, retry_after_ms, status_of
 from hiddenstate_server.replies import Replies
+from hiddenstate_server.scheduler import Work
+from hiddenstate_server.wire import streamed
 
 # Requests of a message that are begun before others on the event loop have their turn.
-_READ_AT_A_TIME = 16
+_READ_AT_A_TIME = 64
 
 RequestT = TypeVar("RequestT")
 RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
-ResultT = TypeVar("ResultT")
 
 
-class Arrived(NamedTuple, Generic[RequestT]):
+@dataclasses.dataclass(slots=True, eq=False)
+class Arrived(Generic[RequestT]):
     """A request that has been read."""
 
     request: RequestT
     request_id: int
     weight: int
     at: float  # of time.perf_counter()
+    works: Sequence[Work] = ()  # what computes its answer
 
 
 class Lane(Generic[RequestT]):
     """Requests that are answered one after the other."""
+
+    __slots__ = ("waiting",)
 
     def __init__(self) -> None:
         self.waiting: deque[Arrived[RequestT]] = deque()
@@ -45,12 +54,14 @@ class Lane(Generic[RequestT]):
 
 LaneT = TypeVar("LaneT", bound=Lane[Any])
 
+Answer = bytes | Exception | None
+"""The response's bytes, or why there is none; None where there is nothing to say."""
 
-class StreamedMethod(Protocol[RequestT_contra, LaneT, ResultT]):
+Answered = Callable[[Arrived[Any], Any, Answer], None]
+
+
+class StreamedMethod(Protocol[RequestT_contra, LaneT]):
     """What one stream asks for. Each stream has its own, which may remember what came before."""
-
-    def new_message(self) -> Any:
-        """Returns an empty message for replies."""
 
     def weight(self, request: RequestT_contra) -> int:
         """Returns what a request counts for in the stream's bound, at least 1."""
@@ -58,20 +69,22 @@ class StreamedMethod(Protocol[RequestT_contra, LaneT, ResultT]):
     def lane(self, request: RequestT_contra) -> LaneT | None:
         """Returns where a request waits for those before it; None if it need not. Called in order of arrival."""
 
-    async def answer(self, request: RequestT_contra, lane: LaneT | None) -> ResultT:
-        """Computes the answer to a request."""
+    def begin(
+        self, arrived: Arrived[Any], lane: LaneT | None, answered: Answered
+    ) -> Coroutine[Any, Any, None] | None:
+        """Sets out to answer a request: calls `answered(arrived, lane, ...)` once, then or later, or raises.
 
-    def fill(self, reply: Any, result: ResultT) -> int:
-        """Writes an answer and returns about how many bytes it has."""
+        What takes long is left to the coroutine that it returns.
+        """
 
 
-class Stream(Generic[RequestT, LaneT, ResultT]):
-    """One open stream. The call's own task writes; requests are read and answered in tasks that end with it."""
+class Stream(Generic[RequestT, LaneT]):
+    """One open stream. The call's own task writes, another reads; both end with it."""
 
     def __init__(
         self,
         context: Context,
-        method: StreamedMethod[RequestT, LaneT, ResultT],
+        method: StreamedMethod[RequestT, LaneT],
         *,
         running: RunningCalls,
         series: MethodMetrics,
@@ -84,11 +97,12 @@ class Stream(Generic[RequestT, LaneT, ResultT]):
         self._max_pending = max_pending
         self._pending = 0  # weight of what is read and has no written reply
         self._unanswered: dict[int, Arrived[RequestT]] = {}
-        self._replies = Replies(method.new_message)
+        self._replies = Replies()
         self._news = asyncio.Event()  # for the writer
         self._room = asyncio.Event()  # for the reader
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_at_read = False
+        self._closed = False
         self._reader = self._spawn(self._read())
         self._reader.add_done_callback(lambda _: self._news.set())
 
@@ -110,12 +124,15 @@ class Stream(Generic[RequestT, LaneT, ResultT]):
 
     async def _read(self) -> None:
         while (message := await self._next_message()) is not grpc.aio.EOF:
+            now = time.perf_counter()
             for count, request in enumerate(message.requests, start=1):
                 if count % _READ_AT_A_TIME == 0:
                     await asyncio.sleep(0)
                 weight = self._method.weight(request)
-                await self._make_room(weight)
-                self._begin(Arrived(request, request.request_id, weight, time.perf_counter()))
+                if self._pending and self._pending + weight > self._max_pending:
+                    await self._make_room(weight)
+                self._pending += weight
+                self._take_in(Arrived(request, request.request_id, weight, now))
 
     async def _next_message(self) -> Any:
         if self._running.draining:
@@ -133,52 +150,63 @@ class Stream(Generic[RequestT, LaneT, ResultT]):
         while self._pending and self._pending + weight > self._max_pending:
             self._room.clear()
             await self._room.wait()
-        self._pending += weight
 
-    def _begin(self, arrived: Arrived[RequestT]) -> None:
+    def _take_in(self, arrived: Arrived[RequestT]) -> None:
         self._series.begin()
         try:
             if arrived.request_id in self._unanswered:
                 raise InvalidRequestError(f"request_id: a request with id {arrived.request_id} has no reply yet")
             lane = self._method.lane(arrived.request)
         except Exception as error:
-            self._refuse(arrived, error)
+            self._reply(arrived, error)
             return
         self._unanswered[arrived.request_id] = arrived
-        if lane is None:
-            self._spawn(self._answer(arrived, None))
-            return
-        lane.waiting.append(arrived)
-        if len(lane.waiting) == 1:
-            self._spawn(self._work_off(lane))
+        if lane is not None:
+            lane.waiting.append(arrived)
+            if len(lane.waiting) > 1:
+                return
+        self._begin(arrived, lane)
 
-    async def _work_off(self, lane: LaneT) -> None:
-        while lane.waiting:
-            await self._answer(lane.waiting[0], lane)
-            lane.waiting.popleft()
-
-    async def _answer(self, arrived: Arrived[RequestT], lane: LaneT | None) -> None:
+    def _begin(self, arrived: Arrived[RequestT], lane: LaneT | None) -> None:
         try:
-            result = await self._method.answer(arrived.request, lane)
-            self._replies.add(arrived.request_id, arrived.weight, lambda reply: self._method.fill(reply, result))
+            slow = self._method.begin(arrived, lane, self._answered)
         except Exception as error:
-            self._refuse(arrived, error)
+            self._answered(arrived, lane, error)
         else:
-            self._end(arrived, "OK")
+            if slow is not None:
+                self._spawn(self._follow(slow, arrived, lane))
 
-    def _refuse(self, arrived: Arrived[RequestT], error: Exception) -> None:
-        code, message = status_of(error)
+    async def _follow(self, slow: Coroutine[Any, Any, None], arrived: Arrived[RequestT], lane: LaneT | None) -> None:
+        try:
+            await slow
+        except Exception as error:
+            self._answered(arrived, lane, error)
 
-        def fill(reply: Any) -> int:
-            reply.error.code, reply.error.message = code.value[0], message
-            return len(message)
+    def _answered(self, arrived: Arrived[RequestT], lane: LaneT | None, answer: Answer) -> None:
+        if self._closed:
+            return
+        del self._unanswered[arrived.request_id]
+        self._reply(arrived, answer)
+        if lane is not None:
+            lane.waiting.popleft()
+            if lane.waiting:
+                # Not at once: a long row of requests that fail would be as deep a stack.
+                asyncio.get_running_loop().call_soon(self._begin_next, lane)
 
-        self._replies.add(arrived.request_id, arrived.weight, fill)
-        self._end(arrived, code.name)
+    def _begin_next(self, lane: LaneT) -> None:
+        if not self._closed:
+            self._begin(lane.waiting[0], lane)
 
-    def _end(self, arrived: Arrived[RequestT], code: str) -> None:
-        if self._unanswered.get(arrived.request_id) is arrived:
-            del self._unanswered[arrived.request_id]
+    def _reply(self, arrived: Arrived[RequestT], answer: Answer) -> None:
+        code = "OK"
+        if isinstance(answer, Exception):
+            status, message = status_of(answer)
+            code = status.name
+            error = RequestError(code=status.value[0], message=message, retry_after_ms=retry_after_ms(answer))
+            reply = streamed(arrived.request_id, None, error)
+        else:
+            reply = streamed(arrived.request_id, answer)
+        self._replies.add(reply, arrived.weight)
         self._series.end(code, time.perf_counter() - arrived.at)
         self._news.set()
 
@@ -187,8 +215,9 @@ class Stream(Generic[RequestT, LaneT, ResultT]):
             await self._news.wait()
             self._news.clear()
             while outgoing := self._replies.take():
-                await self._context.write(outgoing.message)
-                self._pending -= outgoing.weight
+                message, weight = outgoing
+                await self._context.write(message)
+                self._pending -= weight
                 self._room.set()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
@@ -198,10 +227,14 @@ class Stream(Generic[RequestT, LaneT, ResultT]):
         return task
 
     async def _abandon(self) -> None:
-        """Cancels what nobody waits for any more, which takes its work out of the model's queue."""
+        """Takes what nobody waits for any more out of the model's queue."""
+        self._closed = True
+        for arrived in self._unanswered.values():
+            self._series.end("CANCELLED", time.perf_counter() - arrived.at)
+            for work in arrived.works:
+                work.abandoned = True
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for arrived in self._unanswered.values():
-            self._series.end("CANCELLED", time.perf_counter() - arrived.at)
+

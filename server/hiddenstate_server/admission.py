@@ -1,0 +1,99 @@
+"""How much work may wait for a model, and for how long."""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from hiddenstate_server.errors import OverloadedError
+
+# Seconds over which a rate is averaged: some batches of the slowest models, and less than a caller's patience.
+_WINDOW_S = 2.0
+# A request is refused when the queue alone would take this part of the time that it has: estimates err.
+_PATIENCE = 0.9
+
+
+class Waiting(Protocol):
+    """The part of a work that counts here."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def deadline(self) -> float: ...
+    @property
+    def is_bulk(self) -> bool: ...
+
+
+class Admission:
+    """Counts the tokens that wait for one model, and refuses what would wait in vain. Belongs to the event loop.
+
+    How fast the queue moves is seen where it is full: while more than a batch waits, the tokens that end in a second
+    are what the model can do. Until that has been seen nothing is refused for its deadline.
+    """
+
+    def __init__(self, *, max_waiting_tokens: int, full_batch: int) -> None:
+        """`full_batch` is the number of waiting works above which the model is taken to be busy throughout."""
+        self.waiting_works = 0
+        self.waiting_tokens = 0
+        self.refused = 0
+        self._waiting_interactive = 0  # tokens
+        self._max_waiting_tokens = max_waiting_tokens
+        self._full_batch = full_batch
+        self._busy_since: float | None = None
+        self._tokens = 0.0  # that ended in the last seconds in which the model was busy, and those seconds
+        self._seconds = 0.0
+
+    def admit(self, works: Sequence[Waiting], now: float) -> None:
+        """Takes in all works or none; `now` is of time.monotonic().
+
+        Raises:
+            OverloadedError: more tokens would wait than may, or so many go first that a deadline would pass.
+        """
+        if len(works) == 1:
+            size, deadline, is_bulk = works[0].size, works[0].deadline, works[0].is_bulk
+        else:
+            size, is_bulk = sum(work.size for work in works), works[0].is_bulk
+            deadline = min(work.deadline for work in works)
+        if self.waiting_tokens + size > self._max_waiting_tokens:
+            self._refuse(
+                f"the queue holds {self.waiting_tokens:,} tokens and takes {self._max_waiting_tokens:,}; "
+                f"this request has {size:,}: send it again later, or in smaller parts",
+                self.wait_s(self.waiting_tokens + size - self._max_waiting_tokens),
+                len(works),
+            )
+        if self._seconds and deadline < math.inf:
+            ahead = self.wait_s(self.waiting_tokens if is_bulk else self._waiting_interactive)
+            if ahead > _PATIENCE * (deadline - now) > 0:
+                self._refuse(
+                    f"the queue holds {self.waiting_tokens:,} tokens, about {ahead:.2g} s of work, and this request "
+                    f"has {deadline - now:.2g} s: send it again later, or with a longer timeout",
+                    ahead - (deadline - now),
+                    len(works),
+                )
+        self.waiting_works += len(works)
+        self.waiting_tokens += size
+        if not is_bulk:
+            self._waiting_interactive += size
+
+    def release(self, works: Sequence[Waiting], now: float) -> None:
+        """Lets go of works that are over."""
+        size = sum(work.size for work in works)
+        self.waiting_works -= len(works)
+        self.waiting_tokens -= size
+        self._waiting_interactive -= sum(work.size for work in works if not work.is_bulk)
+        self._observe(size, now)
+
+    def wait_s(self, tokens: int) -> float:
+        """Returns about how long the model takes for so many tokens, in seconds; 0 if that is not known yet."""
+        return tokens * self._seconds / self._tokens if self._tokens else 0.0
+
+    def _observe(self, size: int, now: float) -> None:
+        if self._busy_since is not None:
+            passed = now - self._busy_since
+            fades = math.exp(-passed / _WINDOW_S)
+            self._tokens = self._tokens * fades + size
+            self._seconds = self._seconds * fades + passed
+        self._busy_since = now if self.waiting_works > self._full_batch else None
+
+    def _refuse(self, message: str, retry_after_s: float, count: int) -> None:
+        self.refused += count
+        raise OverloadedError(message, retry_after_s=max(0.001, retry_after_s))
