@@ -6,10 +6,9 @@ one DATA frame. Of the answer it looks at frame heads only: a call that ends wit
 
 import asyncio
 import collections
-import itertools
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from benchmarks.samples import Samples
@@ -23,31 +22,32 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 class Http2Load(asyncio.Protocol):
-    """One connection. Calls go to one method, with the payloads in turn."""
+    """One connection. Calls go to one method, with the payloads in turn; without payloads no more are begun."""
 
-    def __init__(self, method: str, payloads: Sequence[bytes], timeout_s: float | None = None) -> None:
+    def __init__(self, method: str, payloads: Iterator[bytes], timeout_s: float | None = None) -> None:
         self.samples = Samples()
         self.refused = Samples()
         self.closed = asyncio.get_running_loop().create_future()
+        self.used_up = asyncio.get_running_loop().create_future()
         self._headers = _request_headers(method, timeout_s)
-        self._bodies = itertools.cycle([struct.pack(">BL", 0, len(payload)) + payload for payload in payloads])
+        self._bodies = (struct.pack(">BL", 0, len(payload)) + payload for payload in payloads)
         self._next_stream = 1
         self._begun: dict[int, float] = {}
         self._window = 65_535  # bytes of DATA that the server takes now
-        self._held: collections.deque[float] = collections.deque()  # when calls were due that it did not take
+        self._held: collections.deque[tuple[float, bytes]] = collections.deque()  # what it did not take: due, body
         self._answered: set[int] = set()
         self._buffer = bytearray()
         self._again = False
         self._transport: asyncio.Transport
 
-    def begin(self, calls: int, *, again: bool) -> None:
-        """Begins calls; with `again` each that ends is followed by another until `stop`."""
-        self._again = again
-        self._transport.write(b"".join([self._call(time.perf_counter()) for _ in range(calls)]))
+    def keep(self, callers: int) -> None:
+        """Begins calls; each that ends is followed by another."""
+        self._again = True
+        self.begin([time.perf_counter()] * callers)
 
-    def stop(self) -> None:
-        """Lets no more calls follow."""
-        self._again = False
+    def begin(self, dues: Sequence[float]) -> None:
+        """Begins calls that were due; their durations count from then."""
+        self._transport.write(b"".join([self._next_call(due) for due in dues]))
 
     @property
     def running(self) -> int:
@@ -104,13 +104,20 @@ class Http2Load(asyncio.Protocol):
             self.samples.add(seconds)
         else:
             self.refused.add(seconds)
-        return self._call(time.perf_counter()) if self._again else b""
+        return self._next_call(time.perf_counter()) if self._again else b""
 
-    def _call(self, due: float) -> bytes:
+    def _next_call(self, due: float) -> bytes:
+        body = next(self._bodies, None)
+        if body is not None:
+            return self._call(due, body)
+        if not self.used_up.done():
+            self.used_up.set_result(None)
+        return b""
+
+    def _call(self, due: float, body: bytes) -> bytes:
         """Begins a call, or keeps it until the server takes more."""
-        body = next(self._bodies)
         if len(body) > self._window:
-            self._held.append(due)
+            self._held.append((due, body))
             return b""
         self._window -= len(body)
         stream, self._next_stream = self._next_stream, self._next_stream + 2
@@ -120,7 +127,7 @@ class Http2Load(asyncio.Protocol):
     def _widen(self, more: int) -> bytes:
         self._window += more
         held, self._held = self._held, collections.deque()
-        return b"".join([self._call(due) for due in held])
+        return b"".join([self._call(due, body) for due, body in held])
 
 
 def _request_headers(method: str, timeout_s: float | None) -> bytes:

@@ -19,6 +19,7 @@ class Serving(NamedTuple):
 
     address: str
     pid: int
+    metrics: str = ""  # HOST:PORT of its metrics page
 
 
 @contextmanager
@@ -37,7 +38,8 @@ def server(command: Sequence[str], **environment: str) -> Iterator[Serving]:
             if not found:
                 log.seek(0)
                 raise RuntimeError(f"{command} did not say where it serves, but: {line}{log.read()}")
-            yield Serving(found[1], process.pid)
+            page = re.search(r"http://([^/\s]+)/metrics", line)
+            yield Serving(found[1], process.pid, page[1] if page else "")
         finally:
             _stop(process)
 
@@ -63,12 +65,6 @@ def output(command: Sequence[str], timeout_s: float, **environment: str) -> str:
         check=True,
     )
     return result.stdout
-
-
-def cpu_seconds(pid: int) -> float:
-    """Returns the processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_bytes(pid: int) -> int:

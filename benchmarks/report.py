@@ -1,4 +1,4 @@
-"""Rows of a benchmark as a Markdown table, as a picture, and as a section of a page."""
+"""What a benchmark found as Markdown tables, and as a section of a page."""
 
 import itertools
 import math
@@ -6,64 +6,58 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.cases import BOUND, Row
+from benchmarks.results import Aim, Row
 
 _HEAD = (
-    "| case | contender | per second | of the bound | median ms | p99 ms | server \u00b5s | load \u00b5s | |\n"
-    "|---|---|--:|--:|--:|--:|--:|--:|---|"
+    "| case | contender | per second | of the bound | median ms | p99 ms "
+    "| server CPU µs | load CPU µs | load, cores | |\n|---|---|--:|--:|--:|--:|--:|--:|--:|---|"
 )
+_AIMS_HEAD = "| case | what | measured | rounds | aim | reached |\n|---|---|--:|--:|--:|---|"
+_THREADS_HEAD = "| case | contender | process | thread | cores | µs an answer |\n|---|---|---|---|--:|--:|"
 _SHOWN_SHARE = 0.002  # of a core: threads below are left out
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Returns the rows as a Markdown table; what is `of the bound` is so within one case and one run."""
+    """Returns the rows as a table; processor time is for each answer, of all threads together."""
     lines = [_HEAD]
     for case, group in itertools.groupby(rows, key=lambda row: row.case):
-        contenders = list(group)
-        bound = _bound(contenders)
-        for first, row in zip([case, *[""] * len(contenders)], contenders, strict=False):
-            share = f"{row.per_s / bound:.2f}" if bound else ""
-            numbers = f"{_number(row.per_s)} | {share} | {_number(row.p50_ms)} | {_number(row.p99_ms)}"
-            cpu = f"{_per_answer(row.server_cpu_s, row)} | {_per_answer(row.load_cpu_s, row)}"
-            lines.append(f"| {first} | {row.contender} | {numbers} | {cpu} | {row.note} |")
+        for first, row in zip(itertools.chain([case], itertools.repeat("")), group, strict=False):
+            numbers = [row.per_s, row.share, row.p50_ms, row.p99_ms]
+            numbers += [
+                _per_answer(row.server_cpu_s, row),
+                _per_answer(row.load_cpu_s, row),
+                _cores(row.load_cpu_s, row),
+            ]
+            cells = [first, row.contender, *map(number, numbers), row.note]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def threads(rows: Sequence[Row]) -> str:
-    """Returns a table of the processor time of server and load by thread: the share of a core, and for each answer."""
-    lines = ["| case | contender | process | thread | of a core | \u00b5s an answer |", "|---|---|---|---|--:|--:|"]
+def aims_table(aims: Sequence[Aim]) -> str:
+    """Returns the aims as a table: the median over the rounds, and the rounds' least and greatest."""
+    lines = [_AIMS_HEAD]
+    for aim in aims:
+        measured = f"{number(aim.value)}{aim.unit}"
+        rounds = f"{number(min(aim.values))} to {number(max(aim.values))}" if len(aim.values) > 1 else ""
+        limit = f"{aim.kind} {aim.limit:,g}{aim.unit}"
+        lines.append(
+            f"| {aim.case} | {aim.what} | {measured} | {rounds} | {limit} | {'yes' if aim.reached else 'no'} |"
+        )
+    return "\n".join(lines)
+
+
+def threads_table(rows: Sequence[Row]) -> str:
+    """Returns the processor time of server and load by thread: how many cores it fills, and for each answer."""
+    lines = [_THREADS_HEAD]
     for row in rows:
         for process, seconds in (("server", row.server_cpu_s), ("load", row.load_cpu_s)):
             busiest = sorted(seconds.items(), key=lambda item: -item[1])
             for thread, used in [("all", sum(seconds.values())), *busiest] if seconds else []:
-                share = used / row.wall_s
-                if share >= _SHOWN_SHARE:
+                if used / row.wall_s >= _SHOWN_SHARE:
                     each = 1e6 * used / max(1, row.answers)
-                    lines.append(f"| {row.case} | {row.contender} | {process} | {thread} | {share:.3f} | {each:,.1f} |")
+                    cells = [row.case, row.contender, process, thread, f"{used / row.wall_s:.3f}", f"{each:,.1f}"]
+                    lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def picture(rows: Sequence[Row], path: Path) -> None:
-    """Draws rates as shares of each case's bound."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    shown = [row for row, bound in _with_bound(rows) if bound and not row.contender.startswith(BOUND)]
-    bounds = [bound for row, bound in _with_bound(rows) if bound and not row.contender.startswith(BOUND)]
-    figure, axes = pyplot.subplots(figsize=(9, 0.4 * len(shown) + 1.2), layout="constrained")
-    names = [f"{row.case}: {row.contender}" for row in shown]
-    colors = ["tab:gray" if "limit" in row.contender else "tab:blue" for row in shown]
-    bars = axes.barh(names, [min(1.5, row.per_s / bound) for row, bound in zip(shown, bounds, strict=True)])
-    for bar, row, color in zip(bars, shown, colors, strict=True):
-        bar.set_color(color)
-        axes.text(bar.get_width(), bar.get_y() + bar.get_height() / 2, f" {row.per_s:,.0f}/s", va="center", fontsize=8)
-    axes.axvline(1.0, color="black", linewidth=0.8)
-    axes.set_xlim(0, 1.8)
-    axes.invert_yaxis()
-    axes.set_xlabel("share of the in-process bound (cut at 1.5)")
-    figure.savefig(path, dpi=120)
 
 
 def replace_section(page: Path, name: str, text: str) -> None:
@@ -76,20 +70,16 @@ def replace_section(page: Path, name: str, text: str) -> None:
     page.write_text(new, encoding="utf-8")
 
 
-def _bound(rows: Sequence[Row]) -> float | None:
-    return next((row.per_s for row in rows if row.contender.startswith(BOUND)), None)
-
-
-def _with_bound(rows: Sequence[Row]) -> list[tuple[Row, float | None]]:
-    groups = [list(group) for _, group in itertools.groupby(rows, key=lambda row: row.case)]
-    return [(row, _bound(group)) for group in groups for row in group]
-
-
-def _per_answer(seconds: Mapping[str, float], row: Row) -> str:
-    return _number(1e6 * sum(seconds.values()) / row.answers) if seconds and row.answers else ""
-
-
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Returns a number with as many digits as are worth reading; nothing for NaN."""
     if math.isnan(value):
         return ""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 20 else f"{value:.2f}"
+
+
+def _per_answer(seconds: Mapping[str, float], row: Row) -> float:
+    return 1e6 * sum(seconds.values()) / row.answers if seconds and row.answers else math.nan
+
+
+def _cores(seconds: Mapping[str, float], row: Row) -> float:
+    return sum(seconds.values()) / row.wall_s if seconds and row.wall_s else math.nan

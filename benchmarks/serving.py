@@ -6,15 +6,20 @@ Starts every server on a free port of 127.0.0.1, and ends what it started. Nothi
 """
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from benchmarks import peers
+from benchmarks.bench import Bench
 from benchmarks.bundles import write_bundles
-from benchmarks.cases import CASES, Bench, Row
+from benchmarks.cases import CASES
+from benchmarks.chart import picture
 from benchmarks.machine import machine, versions
-from benchmarks.report import picture, replace_section, table, threads
+from benchmarks.profile import Profile
+from benchmarks.report import aims_table, replace_section, table, threads_table
+from benchmarks.results import Aim, Outcome, Row
 from hiddenstate_server.bundle import VariantName
 
 
@@ -28,7 +33,9 @@ from hiddenstate_server.bundle import VariantName
 @click.option("--no-peers", is_flag=True, help="Only hiddenstate and the bound; installs nothing.")
 @click.option("--serve-options", default="", metavar="OPTIONS", help="More options of `hiddenstate serve`.")
 @click.option("--threads", "by_thread", is_flag=True, help="Also print who used the processor, thread by thread.")
+@click.option("--profile", type=click.Path(path_type=Path), metavar="FOLDER", help="Let py-spy look at the servers.")
 @click.option("--write", type=click.Path(path_type=Path), metavar="PAGE", help="Page to put the results into.")
+@click.option("--picture", "image", type=click.Path(path_type=Path), metavar="PNG", help="Where to draw them.")
 def main(
     cases: tuple[str, ...],
     variant: VariantName,
@@ -39,7 +46,9 @@ def main(
     no_peers: bool,
     serve_options: str,
     by_thread: bool,
+    profile: Path | None,
     write: Path | None,
+    image: Path | None,
 ) -> None:
     """Measure CASES, all of them if none is named. Installs its peers into .venv-bench the first time."""
     if not no_peers:
@@ -54,31 +63,44 @@ def main(
             seed=seed,
             with_peers=not no_peers,
             serve_options=tuple(serve_options.split()),
+            profile=Profile(peers.py_spy(), profile, click.echo) if profile else None,
         )
-        rows: list[Row] = []
-        for name in cases or CASES:
-            found = CASES[name](bench)
-            rows += found
-            click.echo(f"\n{table(found)}")
-            if by_thread:
-                click.echo(f"\n{threads(found)}")
+        rows, aims = _run(bench, cases or tuple(CASES), by_thread)
     if write:
-        _write(write, rows, variant, f"{rounds} rounds of {seconds:g} s, seed {seed}")
+        _write(write, rows, aims, bench)
+    if image:
+        picture(rows, aims, _title(bench), image)
 
 
-def _write(page: Path, rows: list[Row], variant: str, how: str) -> None:
-    image = page.with_name(f"serving-{variant}.png")
-    picture(rows, image)
-    text = f"""## Serving, {variant}
+def _run(bench: Bench, cases: Sequence[str], by_thread: bool) -> tuple[list[Row], list[Aim]]:
+    outcomes: list[Outcome] = []
+    for name in cases:
+        outcomes.append(found := CASES[name](bench))
+        parts = [table(found.rows), aims_table(found.aims), threads_table(found.rows) if by_thread else ""]
+        click.echo("\n" + "\n\n".join(filter(None, parts)))
+    return [row for each in outcomes for row in each.rows], [aim for each in outcomes for aim in each.aims]
 
-`python -m benchmarks.serving --variant {variant}`: {how}; medians over the rounds, contenders in turn.
-{machine()}; {versions()}. Servers and load share these cores.
 
-![Rates as shares of the in-process bound]({image.name})
+def _write(page: Path, rows: Sequence[Row], aims: Sequence[Aim], bench: Bench) -> None:
+    image = page.with_name(f"serving-{bench.variant}.png")
+    picture(rows, aims, _title(bench), image)
+    text = f"""## Serving, {bench.variant}
+
+`python -m benchmarks.serving --variant {bench.variant}`: {bench.rounds} rounds of {bench.seconds:g} s, seed
+{bench.seed}; contenders in turn, medians over the rounds. {machine()}; {versions()}.
+Servers and load share these cores.
+
+![Rates as shares of the in-process bound, and every aim]({image.name})
+
+{aims_table(aims)}
 
 {table(rows)}
 """
-    replace_section(page, f"serving {variant}", text)
+    replace_section(page, f"serving {bench.variant}", text)
+
+
+def _title(bench: Bench) -> str:
+    return f"hiddenstate, {bench.variant}: {machine().rpartition(' cores')[0]} cores shared by server and load"
 
 
 if __name__ == "__main__":

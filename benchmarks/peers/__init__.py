@@ -27,6 +27,14 @@ def install() -> Path:
     return python
 
 
+def py_spy() -> Path:
+    """Installs py-spy beside the peers if it is not there, and returns it."""
+    command = install().with_name("py-spy")
+    if not command.exists():
+        subprocess.run([install(), "-m", "pip", "install", "--quiet", "py-spy"], check=True)
+    return command
+
+
 @contextmanager
 def plain_grpc(bundle: Path, sessions: int = 2) -> Iterator[Serving]:
     """Runs the plain grpc.aio server."""

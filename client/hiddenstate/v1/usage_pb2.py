@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahiddenstate/v1/usage.proto\x12\x0ehiddenstate.v1\"g\n\x05Usage\x12\x17\n\x0ftokens_computed\x18\x01 \x01(\r\x12\x15\n\rtokens_reused\x18\x02 \x01(\r\x12\x15\n\rqueue_time_us\x18\x03 \x01(\x04\x12\x17\n\x0f\x63ompute_time_us\x18\x04 \x01(\x04\"-\n\x0cRequestError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahiddenstate/v1/usage.proto\x12\x0ehiddenstate.v1\"g\n\x05Usage\x12\x17\n\x0ftokens_computed\x18\x01 \x01(\r\x12\x15\n\rtokens_reused\x18\x02 \x01(\r\x12\x15\n\rqueue_time_us\x18\x03 \x01(\x04\x12\x17\n\x0f\x63ompute_time_us\x18\x04 \x01(\x04\"E\n\x0cRequestError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x03 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,5 +34,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGE']._serialized_start=46
   _globals['_USAGE']._serialized_end=149
   _globals['_REQUESTERROR']._serialized_start=151
-  _globals['_REQUESTERROR']._serialized_end=196
+  _globals['_REQUESTERROR']._serialized_end=220
 # @@protoc_insertion_point(module_scope)

@@ -54,16 +54,20 @@ class RequestError(google.protobuf.message.Message):
 
     CODE_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: builtins.int
     code: builtins.int
     """The canonical gRPC status code, for example 3 for INVALID_ARGUMENT."""
     message: builtins.str
     """What is wrong and what to change."""
+    retry_after_ms: builtins.int
+    """Where the server has too much to do (code 8): after how many milliseconds it may take the request. Else 0."""
     def __init__(
         self,
         *,
         code: builtins.int = ...,
         message: builtins.str = ...,
+        retry_after_ms: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["code", b"code", "message", b"message"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "message", b"message", "retry_after_ms", b"retry_after_ms"]) -> None: ...
 
 Global___RequestError: typing_extensions.TypeAlias = RequestError
