@@ -78,6 +78,9 @@ class EngineSettings:
         "Which graphs of a bundle to run. auto and int8 take int8 where the machine is fast at it, else fp32.",
     )
     threads: int = setting(0, "Model execution", "Threads of one model run. 0 lets the server choose.")
+    runners: int = setting(
+        0, "Model execution", "Batches of one model that run at a time. 0 lets the server choose.", maximum=64
+    )
     max_batch: int = setting(64, "Model execution", "Most contexts or sentences in one model run.", minimum=1)
     max_batch_tokens: int = setting(
         4096, "Model execution", "Most tokens in one model run, padding included.", minimum=1

@@ -12,6 +12,8 @@ from hiddenstate_server.errors import BundleError, ConfigError
 ProviderName = Literal["auto", "cuda", "tensorrt", "cpu"]
 
 CPU = "CPUExecutionProvider"
+# More would share one interpreter lock, and each take smaller batches.
+_MOST_RUNNERS = 8
 _ONNX_RUNTIME_NAMES = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider", "cpu": CPU}
 
 
@@ -65,8 +67,15 @@ def make_session(path: Path, provider: Provider, threads: int) -> onnxruntime.In
 
 
 def default_threads() -> int:
-    """Intra-op threads of one session: a small recurrent step gains nothing from many, and callers need cores too."""
-    return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+    """Intra-op threads of one model run: a small recurrent step gains little from many."""
+    return max(1, min(4, len(os.sched_getaffinity(0)) // _MOST_RUNNERS))
+
+
+def default_runners(provider: Provider, threads: int) -> int:
+    """Batches that run at a time, of `threads` each (0: the default): all cores; a GPU takes one after the other."""
+    if provider.name != CPU:
+        return 1
+    return max(1, min(_MOST_RUNNERS, len(os.sched_getaffinity(0)) // (threads or default_threads())))
 
 
 def _problem(name: str, probe: Path) -> str | None:

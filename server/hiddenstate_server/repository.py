@@ -13,7 +13,7 @@ from hiddenstate_server.errors import BundleError, ConfigError, InvalidRequestEr
 from hiddenstate_server.language_model import LanguageModel
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.prefix_cache import PrefixCache
-from hiddenstate_server.providers import Provider, choose_provider
+from hiddenstate_server.providers import Provider, choose_provider, default_runners
 from hiddenstate_server.runner import EncoderRunner, LanguageModelRunner
 from hiddenstate_server.sentence_encoder import SentenceEncoder
 from hiddenstate_server.tokenizer import Tokenizer
@@ -142,12 +142,14 @@ class _Loader:
 
     def _serve(self, bundle: Bundle, folder: Path, tokenizer: Tokenizer, provider: Provider) -> Served:
         settings, metrics, loop = self._settings, self._metrics, self._loop
+        runners = settings.runners or default_runners(provider, settings.threads)
         if bundle.kind == "language_model":
             return LanguageModel(
                 bundle,
                 tokenizer,
                 self._load_runner(LanguageModelRunner, bundle, folder, provider),
                 provider=provider.name,
+                runners=runners,
                 settings=settings,
                 cache=self.cache,
                 metrics=metrics,
@@ -158,6 +160,7 @@ class _Loader:
             tokenizer,
             self._load_runner(EncoderRunner, bundle, folder, provider),
             provider=provider.name,
+            runners=runners,
             settings=settings,
             metrics=metrics,
             loop=loop,

@@ -76,8 +76,6 @@ class Sequence(Work):
 _KEPT_EVERY = 256
 
 _ANY_TARGET = np.zeros(1, dtype=np.int64)
-_NO_LOG_PROBS = np.zeros(0, dtype=np.float32)
-_NO_IDS = np.zeros(0, dtype=np.int64)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True, eq=False)
@@ -88,8 +86,8 @@ class Predicting(Sequence):
     top_k: int  # candidates that the caller wants
     return_state: bool = False
     held: HeldContext | None = None  # what its state is kept in
-    top_log_probs: Floats = _NO_LOG_PROBS  # [>= k]
-    top_ids: Ids = _NO_IDS  # [>= k]
+    top_log_probs: Floats = dataclasses.field(init=False)  # [>= k], once it is over
+    top_ids: Ids = dataclasses.field(init=False)  # [>= k]
 
     @property
     def asks(self) -> int:

@@ -10,7 +10,6 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
@@ -51,8 +50,7 @@ _SHORT = [_two_bytes(number) for number in range(1 << 14)]
 
 
 def _tag(message: type[Message], field: str, wire_type: int) -> bytes:
-    descriptor: Descriptor = message.DESCRIPTOR  # type: ignore[attr-defined]
-    return varint(descriptor.fields_by_name[field].number << 3 | wire_type)
+    return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | wire_type)
 
 
 def delimited(tag: bytes, body: bytes) -> bytes:
