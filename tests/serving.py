@@ -76,7 +76,7 @@ class Gate:
 @contextmanager
 def held(model: LanguageModel | SentenceEncoder) -> Iterator[Gate]:
     """Holds a model's batches; the gate opens at the latest when the block ends."""
-    scheduler: Any = model._scheduler
+    scheduler: Any = model.scheduler
     gate = Gate(scheduler._step)
     scheduler._step = gate
     try:

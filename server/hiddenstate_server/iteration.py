@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence as SequenceOf
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,8 @@ class Iteration:
     ) -> None:
         self._runner = runner
         self._vocab_size = vocab_size
-        self._labels = {"model": model, "version": version}
-        self._metrics = metrics
+        self._recurrent = metrics.of_batches(model, version, "recurrent")
+        self._heads = metrics.of_batches(model, version, "head")
 
     def __call__(self, batch: SequenceOf[Sequence]) -> list[Sequence]:
         """Consumes one chunk of each sequence (all of one size, or none), and answers those that ask the head."""
@@ -47,7 +46,8 @@ class Iteration:
         outputs, next_state = self._runner.recur(tokens.reshape(len(batch), chunk), state.reshape(len(batch), -1))
         for sequence, row in zip(batch, next_state, strict=True):
             sequence.consume(row)
-        self._record("recurrent", len(batch), tokens.size, started_at)
+        seconds = time.perf_counter() - started_at
+        self._recurrent.run(rows=len(batch), tokens=tokens.size, padded_tokens=tokens.size, seconds=seconds)
         return outputs
 
     def _ask(self, batch: SequenceOf[Sequence], asks: list[int], outputs: Floats | None) -> HeadOutput:
@@ -60,7 +60,8 @@ class Iteration:
             hidden = _hidden(batch, asks, outputs, self._runner)
         k = min(self._vocab_size, max(1, *(sequence.k for sequence in asking)))
         answer = self._runner.head(hidden, k=k, targets=targets, ranks=self._ranks(batch, asks))
-        self._record("head", len(hidden), len(hidden), started_at)
+        rows, seconds = len(hidden), time.perf_counter() - started_at
+        self._heads.run(rows=rows, tokens=rows, padded_tokens=rows, seconds=seconds)
         return answer
 
     def _ranks(self, batch: SequenceOf[Sequence], asks: list[int]) -> Ids | None:
@@ -71,12 +72,6 @@ class Iteration:
             [sequence.ranks or anything for sequence, rows in zip(batch, asks, strict=True) for _ in range(rows)],
             dtype=np.int64,
         )  # [rows, 2]
-
-    def _record(self, stage: Literal["recurrent", "head"], rows: int, tokens: int, started_at: float) -> None:
-        seconds = time.perf_counter() - started_at
-        self._metrics.batch_run(
-            **self._labels, stage=stage, rows=rows, tokens=tokens, padded_tokens=tokens, seconds=seconds
-        )
 
 
 def _hidden(

@@ -25,6 +25,7 @@ from hiddenstate_server.state_token import State, pack_state, token_bytes
 from hiddenstate_server.tokenizer import Tokenizer, WordIndex
 from hiddenstate_server.wire import PredictionWriter
 
+
 class PredictOptions(NamedTuple):
     """What a caller wants to know."""
 
@@ -67,9 +68,8 @@ class LanguageModel:
         self.max_top_k = min(settings.max_top_k, bundle.vocab_size - len(spec.special_token_ids))
         self.max_seq_length = settings.max_context_tokens
         self.state_bytes = token_bytes(spec.state_size)
-        self._labels = {"model": bundle.name, "version": bundle.version}
         self._fingerprint = bundle.fingerprint
-        self._metrics = metrics
+        self._counts = metrics.of_model(bundle.name, bundle.version)
         self.words = tokenizer.words
         self._word_index = WordIndex(tokenizer.words, spec.special_token_ids)
         self._specials = frozenset(spec.special_token_ids)
@@ -81,7 +81,7 @@ class LanguageModel:
             state_bounds=runner.state_bounds,
             max_context_tokens=settings.max_context_tokens,
             cache=cache,
-            tokenized=lambda seconds: metrics.tokenized(**self._labels, seconds=seconds),
+            tokenized=self._counts.tokenize.observe,
         )
         self._planner = GenerationPlanner(
             spec, tokenizer.words, max_tokens=settings.max_generated_tokens, max_top_k=self.max_top_k
@@ -234,7 +234,9 @@ class LanguageModel:
 
     def _check_candidates(self, options: PredictOptions) -> tuple[int, int] | None:
         if not 1 <= options.top_k <= self.max_top_k:
-            raise InvalidRequestError(f"top_k: is {options.top_k}; {self.name} answers 1 to {self.max_top_k} candidates")
+            raise InvalidRequestError(
+                f"top_k: is {options.top_k}; {self.name} answers 1 to {self.max_top_k} candidates"
+            )
         if not options.prefix:
             return None
         low, high = self._word_index.rank_range(options.prefix)
@@ -283,8 +285,7 @@ class LanguageModel:
         return words[: work.top_k]
 
     def _close_account(self, work: Sequence, start: Start) -> Usage:
-        self._metrics.request_done(
-            **self._labels,
+        self._counts.request_done(
             queue_s=work.queue_s,
             compute_s=work.compute_s,
             tokens_computed=work.computed,
@@ -307,9 +308,4 @@ class LanguageModel:
 
 
 def _usage(work: Sequence, start: Start) -> Usage:
-    return Usage(
-        tokens_computed=work.computed,
-        tokens_reused=start.tokens_reused,
-        queue_time_us=round(work.queue_s * 1e6),
-        compute_time_us=round(work.compute_s * 1e6),
-    )
+    return Usage(work.computed, start.tokens_reused, round(work.queue_s * 1e6), round(work.compute_s * 1e6))

@@ -86,9 +86,7 @@ class LanguageModelService(LanguageModelServiceServicer):
 
     async def Score(self, request: ScoreRequest, context: Context) -> ScoreResponse:  # noqa: N802
         model = self._repository.language_model(request.model, request.model_version)
-        score = await model.score(
-            read_context(request), deadline=read_deadline(context), is_bulk=read_is_bulk(request)
-        )
+        score = await model.score(read_context(request), deadline=read_deadline(context), is_bulk=read_is_bulk(request))
         response = ScoreResponse()
         fill_score(response, score, model)
         return response

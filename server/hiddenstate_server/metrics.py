@@ -1,16 +1,15 @@
-"""What the server tells Prometheus. `tokenized` and `request_done` belong to the event loop, the rest to any thread."""
+"""What the server tells Prometheus. Its methods may be called from any thread."""
 
 import platform
+import threading
 from collections.abc import Iterator
-from functools import lru_cache
 from importlib.metadata import version as release
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     Info,
     ProcessCollector,
     disable_created_metrics,
@@ -19,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from hiddenstate_server.call_metrics import SECONDS, CallMetrics
-from hiddenstate_server.tallies import Distribution, Tally, counters, histograms
+from hiddenstate_server.tallies import Distribution, Family, Tally, counters, histograms
 
 # Else each series has another beside it, with the time when it was made.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -86,31 +85,26 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self.calls = CallMetrics(registry)
 
-        def histogram(name: str, help: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"hiddenstate_{name}", help, labels, buckets=buckets, registry=registry)
+        def histogram(name: str, help: str, bounds: tuple[float, ...]) -> Family[Distribution]:
+            return histograms(registry, f"hiddenstate_{name}", help, _STAGE, bounds)
+
+        def tally(name: str, help: str, labels: tuple[str, ...]) -> Family[Tally]:
+            return counters(registry, f"hiddenstate_{name}", help, labels)
 
         def counter(name: str, help: str, labels: tuple[str, ...]) -> Counter:
             return Counter(f"hiddenstate_{name}", help, labels, registry=registry)
 
-        self._stages = histograms(
-            registry,
-            "hiddenstate_stage_duration_seconds",
-            "Of one request: in tokenize, in the queue, in compute.",
-            _STAGE,
-            SECONDS,
+        self._stages = histogram(
+            "stage_duration_seconds", "Of one request: in tokenize, in the queue, in compute.", SECONDS
         )
-        self._computed = counters(
-            registry, "hiddenstate_tokens_computed", "Tokens run through recurrent layers.", _MODEL
-        )
-        self._reused = counters(
-            registry, "hiddenstate_tokens_reused", "Tokens whose state was already known.", _MODEL
-        )
+        self._computed = tally("tokens_computed", "Tokens run through recurrent layers.", _MODEL)
+        self._reused = tally("tokens_reused", "Tokens whose state was already known.", _MODEL)
         self._dropped = counter("requests_dropped", "Requests without an answer, by reason.", (*_MODEL, "reason"))
-        self._batch_seconds = histogram("batch_duration_seconds", "Of one model run, by graph.", _STAGE, SECONDS)
-        self._batch_rows = histogram("batch_size_rows", "Contexts or sentences in one model run.", _STAGE, _ROWS)
-        self._batch_padding = histogram("batch_padding_ratio", "Share of padding in one model run.", _STAGE, _SHARES)
-        self._batch_tokens = counter("batch_tokens", "Tokens in model runs, without padding.", _STAGE)
-        self._padded_tokens = counter("batch_padded_tokens", "Tokens in model runs, with padding.", _STAGE)
+        self._batch_seconds = histogram("batch_duration_seconds", "Of one model run, by graph.", SECONDS)
+        self._batch_rows = histogram("batch_size_rows", "Contexts or sentences in one model run.", _ROWS)
+        self._batch_padding = histogram("batch_padding_ratio", "Share of padding in one model run.", _SHARES)
+        self._batch_tokens = tally("batch_tokens", "Tokens in model runs, without padding.", _STAGE)
+        self._padded_tokens = tally("batch_padded_tokens", "Tokens in model runs, with padding.", _STAGE)
         self._models = Gauge(
             "hiddenstate_model_info",
             "Models that are served; always 1.",
@@ -122,34 +116,23 @@ class Metrics:
         ProcessCollector(registry=registry)
         self._watched = _Watched()
         registry.register(self._watched)
-        # labels() costs more than counting, so each series is looked up once.
-        self._of_model = lru_cache(maxsize=None)(self._model_series)
-        self._of_batch = lru_cache(maxsize=None)(self._batch_series)
 
-    def batch_run(
-        self, *, model: str, version: str, stage: BatchStage, rows: int, tokens: int, padded_tokens: int, seconds: float
-    ) -> None:
-        """Counts one model run; `padded_tokens` are the useful `tokens` and the padding together."""
-        batch_seconds, batch_rows, padding, useful, padded = self._of_batch(model, version, stage)
-        batch_seconds.observe(seconds)
-        batch_rows.observe(rows)
-        padding.observe(1 - tokens / padded_tokens if padded_tokens else 0.0)
-        useful.inc(tokens)
-        padded.inc(padded_tokens)
+    def of_batches(self, model: str, version: str, stage: BatchStage) -> "BatchMetrics":
+        """Returns what is counted of the runs of one of a model's graphs."""
+        labels = (model, version, stage)
+        return BatchMetrics(
+            self._batch_seconds.labels(*labels),
+            self._batch_rows.labels(*labels),
+            self._batch_padding.labels(*labels),
+            self._batch_tokens.labels(*labels),
+            self._padded_tokens.labels(*labels),
+        )
 
-    def request_done(
-        self, *, model: str, version: str, queue_s: float, compute_s: float, tokens_computed: int, tokens_reused: int
-    ) -> None:
-        """Counts one request that a model has answered."""
-        _, queue, compute, computed, reused = self._of_model(model, version)
-        queue.observe(queue_s)
-        compute.observe(compute_s)
-        computed.value += tokens_computed
-        reused.value += tokens_reused
-
-    def tokenized(self, *, model: str, version: str, seconds: float) -> None:
-        """Counts the time in which one request's text became tokens."""
-        self._of_model(model, version)[0].observe(seconds)
+    def of_model(self, model: str, version: str) -> "ModelMetrics":
+        """Returns what a model counts of its requests."""
+        labels = (model, version)
+        tokenize, queue, compute = (self._stages.labels(*labels, stage) for stage in ("tokenize", "queue", "compute"))
+        return ModelMetrics(tokenize, queue, compute, self._computed.labels(*labels), self._reused.labels(*labels))
 
     def dropped(self, *, model: str, version: str, reason: DropReason, count: int = 1) -> None:
         """Counts requests that end without an answer."""
@@ -168,20 +151,47 @@ class Metrics:
         self._models.labels(
             model.name, model.version, model.bundle.kind, model.provider, str(model.bundle.architecture)
         ).set(1)
-        self._of_model(model.name, model.version)
+        self.of_model(model.name, model.version)
 
-    def _model_series(self, *model: str) -> tuple[Distribution, Distribution, Distribution, Tally, Tally]:
-        tokenize, queue, compute = (self._stages.labels(*model, stage) for stage in ("tokenize", "queue", "compute"))
-        return tokenize, queue, compute, self._computed.labels(*model), self._reused.labels(*model)
 
-    def _batch_series(self, *stage: str) -> tuple[Histogram, Histogram, Histogram, Counter, Counter]:
-        return (
-            self._batch_seconds.labels(*stage),
-            self._batch_rows.labels(*stage),
-            self._batch_padding.labels(*stage),
-            self._batch_tokens.labels(*stage),
-            self._padded_tokens.labels(*stage),
-        )
+class BatchMetrics:
+    """What is counted of the runs of one graph, by any of the model's runner threads."""
+
+    def __init__(
+        self, seconds: Distribution, rows: Distribution, padding: Distribution, tokens: Tally, padded_tokens: Tally
+    ) -> None:
+        self._lock = threading.Lock()
+        self._seconds = seconds
+        self._rows = rows
+        self._padding = padding
+        self._tokens = tokens
+        self._padded_tokens = padded_tokens
+
+    def run(self, *, rows: int, tokens: int, padded_tokens: int, seconds: float) -> None:
+        """Counts one model run; `padded_tokens` are the useful `tokens` and the padding together."""
+        with self._lock:
+            self._seconds.observe(seconds)
+            self._rows.observe(rows)
+            self._padding.observe(1 - tokens / padded_tokens if padded_tokens else 0.0)
+            self._tokens.value += tokens
+            self._padded_tokens.value += padded_tokens
+
+
+class ModelMetrics(NamedTuple):
+    """What a model counts of its requests. Belongs to the event loop."""
+
+    tokenize: Distribution  # seconds in which a request's text became tokens
+    queue: Distribution
+    compute: Distribution
+    tokens_computed: Tally
+    tokens_reused: Tally
+
+    def request_done(self, *, queue_s: float, compute_s: float, tokens_computed: int, tokens_reused: int) -> None:
+        """Counts one request that the model has answered."""
+        self.queue.observe(queue_s)
+        self.compute.observe(compute_s)
+        self.tokens_computed.value += tokens_computed
+        self.tokens_reused.value += tokens_reused
 
 
 class _Watched(Collector):

@@ -5,7 +5,7 @@ import operator
 import secrets
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, islice
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +65,7 @@ class PrefixCache:
         end = before.length + len(tokens)
         while len(self._factors) < end:
             self._factors.append(secrets.randbits(_SUM_BITS))
-        products = map(operator.mul, islice(self._factors, before.length, end), tokens)
+        products = map(operator.mul, self._factors[before.length : end], tokens)
         return list(accumulate(products, initial=before.sum))[1:]
 
     def longest(self, before: Prefix, sums: Sequence[int]) -> tuple[int, State | None]:

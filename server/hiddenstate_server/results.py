@@ -2,13 +2,13 @@
 
 import dataclasses
 import enum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(NamedTuple):
     """What a request cost; see usage.proto."""
 
     tokens_computed: int

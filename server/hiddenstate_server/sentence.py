@@ -22,12 +22,11 @@ class Sentence(Work):
 
 
 class EncodeStep:
-    """The scheduler's step for sentence encoders. Belongs to the runner thread."""
+    """The scheduler's step for sentence encoders. Runner threads may call it at the same time."""
 
     def __init__(self, runner: EncoderRunner, *, model: str, version: str, metrics: Metrics) -> None:
         self._runner = runner
-        self._labels = {"model": model, "version": version}
-        self._metrics = metrics
+        self._counts = metrics.of_batches(model, version, "encoder")
 
     def __call__(self, batch: Sequence[Sentence]) -> Sequence[Sentence]:
         """Encodes a batch of sentences."""
@@ -37,9 +36,7 @@ class EncodeStep:
         for sentence, embedding in zip(batch, embeddings, strict=True):
             sentence.out[:] = embedding
             sentence.over = True
-        self._metrics.batch_run(
-            **self._labels,
-            stage="encoder",
+        self._counts.run(
             rows=len(batch),
             tokens=int(lengths.sum()),
             padded_tokens=tokens.size,

@@ -50,11 +50,10 @@ class SentenceEncoder:
         self.provider = provider
         self.dimension = runner.spec.dimension
         self.max_seq_length = runner.spec.max_seq_length
-        self._labels = {"model": bundle.name, "version": bundle.version}
         self._tokenizer = tokenizer
         self._settings = settings
         self._writer = EncodingWriter(bundle, runner.spec.dimension)
-        self._metrics = metrics
+        self._counts = metrics.of_model(bundle.name, bundle.version)
         self.scheduler: Scheduler[Sentence] = Scheduler(
             model=bundle.name,
             version=bundle.version,
@@ -95,7 +94,7 @@ class SentenceEncoder:
             return self.encoding_now(sentences, truncate=truncate, deadline=deadline, is_bulk=is_bulk)
         started_at = time.perf_counter()
         tokens = await asyncio.to_thread(self._tokenizer.encode_batch, sentences)
-        self._metrics.tokenized(**self._labels, seconds=time.perf_counter() - started_at)
+        self._counts.tokenize.observe(time.perf_counter() - started_at)
         return self._encoding(tokens, truncate, deadline, is_bulk)
 
     def encoding_now(
@@ -109,7 +108,7 @@ class SentenceEncoder:
         self._check(sentences)
         started_at = time.perf_counter()
         tokens = self._tokenizer.encode_batch(sentences)
-        self._metrics.tokenized(**self._labels, seconds=time.perf_counter() - started_at)
+        self._counts.tokenize.observe(time.perf_counter() - started_at)
         return self._encoding(tokens, truncate, deadline, is_bulk)
 
     def conclude(self, request: "EncodingWork") -> Usage:
@@ -119,9 +118,7 @@ class SentenceEncoder:
         if len(works) > 1:
             queue_s, compute_s = max(work.queue_s for work in works), max(work.compute_s for work in works)
         computed = sum(work.size for work in works)
-        self._metrics.request_done(
-            **self._labels, queue_s=queue_s, compute_s=compute_s, tokens_computed=computed, tokens_reused=0
-        )
+        self._counts.request_done(queue_s=queue_s, compute_s=compute_s, tokens_computed=computed, tokens_reused=0)
         return Usage(
             tokens_computed=computed,
             tokens_reused=0,

@@ -49,11 +49,11 @@ class Sequence(Work):
 
     def consume(self, state: Floats) -> None:
         """Moves on by one chunk, to `state`, a view that is copied."""
-        self.position += self.chunk
+        self.position = position = self.position + self.chunk
         self.computed += self.chunk
-        self.state = state.copy()
-        if self.keep_states and (not self.remaining or self.position % _KEPT_EVERY == 0):
-            self.states.append((self.position, self.state))
+        self.state = state = state.copy()
+        if self.keep_states and (position == len(self.tokens) or position % _KEPT_EVERY == 0):
+            self.states.append((position, state))
 
     @property
     def asks(self) -> int:
@@ -91,10 +91,10 @@ class Predicting(Sequence):
 
     @property
     def asks(self) -> int:
-        return not self.remaining
+        return self.position == len(self.tokens)
 
     def receive(self, answer: HeadOutput, row: int) -> bool:
-        if self.remaining:
+        if self.position < len(self.tokens):
             return False
         self.top_log_probs, self.top_ids = answer.top_log_probs[row], answer.top_ids[row]
         self.over = True

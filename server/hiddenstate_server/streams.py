@@ -69,9 +69,7 @@ class StreamedMethod(Protocol[RequestT_contra, LaneT]):
     def lane(self, request: RequestT_contra) -> LaneT | None:
         """Returns where a request waits for those before it; None if it need not. Called in order of arrival."""
 
-    def begin(
-        self, arrived: Arrived[Any], lane: LaneT | None, answered: Answered
-    ) -> Coroutine[Any, Any, None] | None:
+    def begin(self, arrived: Arrived[Any], lane: LaneT | None, answered: Answered) -> Coroutine[Any, Any, None] | None:
         """Sets out to answer a request: calls `answered(arrived, lane, ...)` once, then or later, or raises.
 
         What takes long is left to the coroutine that it returns.
@@ -237,4 +235,3 @@ class Stream(Generic[RequestT, LaneT]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-

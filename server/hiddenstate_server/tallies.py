@@ -113,6 +113,4 @@ def histograms(
         assert isinstance(metric, HistogramMetricFamily)
         metric.add_metric(values, buckets=distribution.buckets(), sum_value=distribution.sum)
 
-    return Family(
-        registry, lambda: HistogramMetricFamily(name, help, labels=labels), lambda: Distribution(bounds), add
-    )
+    return Family(registry, lambda: HistogramMetricFamily(name, help, labels=labels), lambda: Distribution(bounds), add)

@@ -196,7 +196,7 @@ async def test_a_deadline_that_passes_in_the_queue_drops_the_request(wire: Wire)
         first = asyncio.ensure_future(wire.language_model.Predict(PredictRequest(text=TEXT)))
         await gate.reached()
         second = wire.language_model.Predict(PredictRequest(text="The car"), timeout=0.5)
-        await until(lambda: model._scheduler.waiting_requests == 2)
+        await until(lambda: model.scheduler.waiting_requests == 2)
         error = await failure(second)
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         # The caller's clock and the server's end at almost the same time; whichever is first counts.
@@ -206,7 +206,7 @@ async def test_a_deadline_that_passes_in_the_queue_drops_the_request(wire: Wire)
         )
         gate.open()
         await first
-    await until(lambda: model._scheduler.waiting_requests == 0)
+    await until(lambda: model.scheduler.waiting_requests == 0)
     assert wire.metric("hiddenstate_tokens_computed_total", model="tiny-lm", version="1") == 6  # the first one's
     assert await predicts(wire)
 
@@ -219,7 +219,7 @@ async def test_a_cancelled_generation_stops_computing(wire: Wire) -> None:
         await gate.reached()
         call.cancel()
         await until(lambda: wire.metric("hiddenstate_requests_total", method="Generate", code="CANCELLED") == 1)
-    await until(lambda: model._scheduler.waiting_requests == 0)
+    await until(lambda: model.scheduler.waiting_requests == 0)
     await until(lambda: wire.server.running.count == 0)
     assert wire.metric("hiddenstate_requests_in_flight", method="Generate") == 0
     assert await predicts(wire)

@@ -74,7 +74,7 @@ async def caller(wire: Wire) -> AsyncIterator[Caller]:
     caller.call.cancel()
     await until(lambda: wire.server.running.count == 0)
     for model in wire.server.repository.models():
-        await until(lambda model=model: model._scheduler.waiting_requests == 0)
+        await until(lambda model=model: model.scheduler.waiting_requests == 0)
     assert wire.metric("hiddenstate_requests_in_flight", method="PredictStream") == 0
     assert wire.metric("hiddenstate_streams_open", method="PredictStream") == 0
 
@@ -292,7 +292,7 @@ async def test_a_cancelled_stream_leaves_nothing_behind(wire: Wire, caller: Call
         await until(lambda: wire.metric("hiddenstate_requests_in_flight", method="PredictStream") == 60)
         caller.call.cancel()
         await until(lambda: wire.server.running.count == 0)
-    await until(lambda: model._scheduler.waiting_requests == model._scheduler.waiting_tokens == 0)
+    await until(lambda: model.scheduler.waiting_requests == model.scheduler.waiting_tokens == 0)
     await until(lambda: len(asyncio.all_tasks()) <= before)
     assert wire.metric("hiddenstate_requests_total", method="PredictStream", code="CANCELLED") == 60
     assert wire.metric("hiddenstate_streams_total", method="PredictStream", code="CANCELLED") == 1

@@ -123,11 +123,11 @@ async def test_a_cancelled_call_leaves_nothing_behind(wire: Wire) -> None:
         first = asyncio.ensure_future(stream(wire, streamed(1, "word")))
         await gate.reached()
         call = wire.sentence_encoder.Encode(EncodeRequest(sentences=["word"] * 500))
-        await until(lambda: model._scheduler.waiting_requests == 501)
+        await until(lambda: model.scheduler.waiting_requests == 501)
         call.cancel()
         await until(lambda: wire.metric("hiddenstate_requests_total", method="Encode", code="CANCELLED") == 1)
     await first
-    await until(lambda: model._scheduler.waiting_requests == 0)
+    await until(lambda: model.scheduler.waiting_requests == 0)
     dropped = {"model": "tiny-encoder", "version": "1", "reason": "cancelled"}
     assert wire.metric("hiddenstate_requests_dropped_total", **dropped) == 500
 
