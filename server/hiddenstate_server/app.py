@@ -29,8 +29,8 @@ def run(settings: Settings) -> None:
         BundleError: a model is damaged.
         ConfigError: a setting does not fit this machine or these models.
     """
-    # A runner thread that comes back from a model run waits so long for the event loop at most: Python's own 5 ms are as
-    # long as a batch takes.
+    # So long a runner thread that comes back from a model run waits for the event loop at most: Python's own 5 ms are
+    # as long as a batch takes.
     sys.setswitchinterval(0.001)
     configure_logs(settings.log_format, settings.log_level)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

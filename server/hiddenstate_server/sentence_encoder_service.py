@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest, EncodeResponse, EncodeStreamRequest
+from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest, EncodeStreamRequest
 from hiddenstate.v1.sentence_encoder_pb2_grpc import SentenceEncoderServiceServicer
 from hiddenstate_server.call_metrics import CallMetrics
 from hiddenstate_server.config import Settings
