@@ -123,6 +123,11 @@ class OnnxModel:
             loop=loop,
         )
 
+    @property
+    def sequence_idle_s(self) -> float:
+        """How long a sequence may be silent before it is let go; 0 where there are none."""
+        return self.sequences.idle_limit_s if self.stateful else 0.0
+
     async def infer(
         self,
         inputs: Tensors,
