@@ -19,11 +19,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from hiddenstate_server.call_metrics import SECONDS, CallMetrics
+from hiddenstate_server.sequence_metrics import SequenceMetrics
 
 # Else each series has another beside it, with the time when it was made.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-BatchStage = Literal["recurrent", "head", "encoder"]
+BatchStage = Literal["recurrent", "head", "encoder", "tensors"]
 DropReason = Literal["cancelled", "deadline", "overloaded", "failed"]
 
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -84,6 +85,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.calls = CallMetrics(registry)
+        self.sequences = SequenceMetrics(registry)
 
         def histogram(name: str, help: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"hiddenstate_{name}", help, labels, buckets=buckets, registry=registry)
