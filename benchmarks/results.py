@@ -148,6 +148,8 @@ def _note(measured: Sequence[Measured]) -> str:
         late = sum(each.refused_late for each in measured)
         p99 = _median(measured, "refused_p99_ms")
         notes.append(f"{refused:,} refused, p99 {p99:.0f} ms, {late:,} after {TOLD_IN_TIME_S * 1e3:.0f} ms")
+    if too_late := sum(each.late for each in measured):
+        notes.append(f"{too_late:,} answered when their callers had gone")
     if unanswered := sum(each.unanswered for each in measured):
         notes.append(f"{unanswered:,} never answered")
     if (behind := max(each.behind_p99_ms for each in measured)) > 0:
