@@ -4,7 +4,7 @@ import platform
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib.metadata import version as release
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from hiddenstate_server.call_metrics import SECONDS, CallMetrics
+from hiddenstate_server.model_metrics import ModelMetrics
 from hiddenstate_server.sequence_metrics import SequenceMetrics
 
 # Else each series has another beside it, with the time when it was made.
@@ -31,28 +32,6 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 _MODEL = ("model", "version")
 _STAGE = ("model", "version", "stage")
-
-
-class ServedBundle(Protocol):
-    """The parts of a bundle that become labels."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def architecture(self) -> object: ...
-
-
-class ServedModel(Protocol):
-    """What a model tells of itself."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def provider(self) -> str: ...
-    @property
-    def bundle(self) -> ServedBundle: ...
 
 
 class WatchedScheduler(Protocol):
@@ -85,6 +64,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.calls = CallMetrics(registry)
+        self.models = ModelMetrics(registry)
         self.sequences = SequenceMetrics(registry)
 
         def histogram(name: str, help: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
@@ -104,6 +84,14 @@ class Metrics:
         self._batch_padding = histogram("batch_padding_ratio", "Share of padding in one model run.", _STAGE, _SHARES)
         self._batch_tokens = counter("batch_tokens", "Tokens in model runs, without padding.", _STAGE)
         self._padded_tokens = counter("batch_padded_tokens", "Tokens in model runs, with padding.", _STAGE)
+        self._batches = (
+            self._batch_seconds,
+            self._batch_rows,
+            self._batch_padding,
+            self._batch_tokens,
+            self._padded_tokens,
+        )
+        self._info: dict[tuple[str, str], tuple[str, ...]] = {}
         self._models = Gauge(
             "hiddenstate_model_info",
             "Models that are served; always 1.",
@@ -156,12 +144,30 @@ class Metrics:
         """Reads a cache at every scrape from now on; several are summed."""
         self._watched.caches.append(cache)
 
-    def model_loaded(self, model: ServedModel) -> None:
+    def model_loaded(self, *, model: str, version: str, kind: str, provider: str, architecture: str) -> None:
         """Names a model that is served. Its series begin at 0, so that rates have a start."""
-        self._models.labels(
-            model.name, model.version, model.bundle.kind, model.provider, str(model.bundle.architecture)
-        ).set(1)
-        self._of_model(model.name, model.version)
+        before, now = self._info.get((model, version)), (model, version, kind, provider, architecture)
+        if before and before != now:
+            self._models.remove(*before)
+        self._info[model, version] = now
+        self._models.labels(*now).set(1)
+        self._of_model(model, version)
+
+    def model_unloaded(self, model: str, version: str) -> None:
+        """Ends all series of a model that is served no longer: those who publish often must not fill the memory."""
+        for family in (self._computed, self._reused):
+            family.remove(model, version)
+        for stage in ("tokenize", "queue", "compute"):
+            self._stages.remove(model, version, stage)
+        for reason in get_args(DropReason):
+            self._dropped.remove(model, version, reason)
+        for stage in get_args(BatchStage):
+            for batches in self._batches:
+                batches.remove(model, version, stage)
+        self._models.remove(*self._info.pop((model, version)))
+        self._watched.schedulers.pop((model, version), None)
+        self._of_model.cache_clear()
+        self._of_batch.cache_clear()
 
     def _model_series(self, *model: str) -> tuple[Histogram, Histogram, Histogram, Counter, Counter]:
         tokenize, queue, compute = (self._stages.labels(*model, stage) for stage in ("tokenize", "queue", "compute"))

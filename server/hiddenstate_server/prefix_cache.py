@@ -50,6 +50,13 @@ class PrefixCache:
         for length, key in self._keys(model, tokens, by_length):
             self._insert(key, model, length, by_length[length])
 
+    def forget(self, model: bytes) -> None:
+        """Lets go of all states of a model."""
+        for key in [key for key, (of, _, _) in self._states.items() if of == model]:
+            _, _, state = self._states.pop(key)
+            self.bytes -= state.nbytes + _ENTRY_OVERHEAD_BYTES
+        self._lengths.pop(model, None)
+
     def _insert(self, key: bytes, model: bytes, length: int, state: NDArray[np.float32]) -> None:
         if key in self._states:
             self._states.move_to_end(key)

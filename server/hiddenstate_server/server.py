@@ -17,12 +17,14 @@ from hiddenstate_server.config import Address, Settings, flag
 from hiddenstate_server.drain import RunningCalls
 from hiddenstate_server.errors import ConfigError
 from hiddenstate_server.exposition import Exposition
-from hiddenstate_server.health import HEALTH_SERVICE, add_health
+from hiddenstate_server.health import HEALTH_SERVICE, ModelHealth, add_health
 from hiddenstate_server.interceptor import CallInterceptor
 from hiddenstate_server.language_model_service import LanguageModelService
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.model_service import ModelService
 from hiddenstate_server.repository import Repository
+from hiddenstate_server.repository.source import open_source
+from hiddenstate_server.repository.watching import watch
 from hiddenstate_server.sentence_encoder_service import SentenceEncoderService
 
 SERVICES = (
@@ -94,16 +96,21 @@ class Server:
         # Ports first: a port in use is told at once, not after the models have been loaded.
         self.address = self._bind()
         self._expose()
-        self.repository = await asyncio.to_thread(
-            Repository.load,
-            self._settings.models,
-            settings=self._settings.engine,
-            metrics=self.metrics,
-            loop=asyncio.get_running_loop(),
-        )
+        self.repository = await asyncio.to_thread(self._open_repository, asyncio.get_running_loop())
         self._parts.callback(self.repository.close)
         await self._add_services()
         await self._rpc.start()
+        self._watch()
+
+    def _open_repository(self, loop: asyncio.AbstractEventLoop) -> Repository:
+        settings = self._settings
+        source = open_source(settings.models, settings.models_cache)
+        return Repository.open(source, settings=settings.engine, metrics=self.metrics, loop=loop)
+
+    def _watch(self) -> None:
+        how, interval_s = self._settings.watch_models, self._settings.poll_interval_s
+        watching = asyncio.create_task(watch(self.repository, how=how, interval_s=interval_s))
+        self._parts.callback(watching.cancel)
 
     def _bind(self) -> Address:
         _check_can_listen("listen", self.address)
@@ -128,8 +135,8 @@ class Server:
         encoders = SentenceEncoderService(repository, settings=settings, running=running, metrics=calls)
         add_SentenceEncoderServiceServicer_to_server(encoders, self._rpc)
         add_ModelServiceServicer_to_server(ModelService(repository), self._rpc)
-        names = (*SERVICES, *(model.name for model in repository.models()))
-        self._health = await add_health(self._rpc, names)
+        self._health = await add_health(self._rpc, (*SERVICES, *repository.names()))
+        repository.listen(ModelHealth(self._health))
         reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._rpc)
 
 

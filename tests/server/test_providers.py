@@ -51,7 +51,7 @@ async def test_the_log_says_which_provider_runs_and_why(models_dir: Path, caplog
     caplog.set_level(logging.INFO)
     settings = EngineSettings(provider="cpu")
     loop = asyncio.get_running_loop()
-    Repository.load(models_dir, settings=settings, metrics=Metrics(), loop=loop).close()
+    Repository.open(models_dir, settings=settings, metrics=Metrics(), loop=loop).close()
     said = [record.getMessage() for record in caplog.records if "running models on" in record.getMessage()]
     assert said == [f"running models on {CPU}: as asked"]
 
