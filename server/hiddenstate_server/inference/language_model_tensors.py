@@ -60,7 +60,7 @@ class LanguageModelTensors:
         self.statistics = Statistics()
         self._model = weakref.ref(model)  # whoever calls has the model, and nobody needs this without it
         self._state_bytes = model.state_bytes
-        self._sequences: Sequences[State] = Sequences(
+        self.sequences: Sequences[State] = Sequences(
             idle_limit_s=settings.sequence_idle_s, max_bytes=settings.sequence_bytes
         )
 
@@ -93,7 +93,7 @@ class LanguageModelTensors:
 
     def close(self) -> None:
         """Forgets all sequences; the model is closed by its owner."""
-        self._sequences.close()
+        self.sequences.close()
 
     def _rows(self, inputs: Tensors, sequence: SequenceStep | None) -> list[Row]:
         check_inputs(inputs, self.inputs)
@@ -106,7 +106,7 @@ class LanguageModelTensors:
         return [Row(*row) for row in zip(texts, top_k, prefixes, strict=True)]
 
     async def _step(self, model: LanguageModel, row: Row, step: SequenceStep, deadline: float) -> Prediction:
-        async with self._sequences.step(step, self._state_bytes) as turn:
+        async with self.sequences.step(step, self._state_bytes) as turn:
             held = HeldContext(turn.state)
             prediction = await _predict(model, row, deadline, held)
             assert held.state

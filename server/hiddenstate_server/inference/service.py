@@ -27,11 +27,17 @@ class InferenceService(GRPCInferenceServiceServicer):
     """Its methods raise errors.ServingError, which the interceptor makes a status."""
 
     def __init__(
-        self, repository: Repository, *, settings: Settings, running: RunningCalls, metrics: CallMetrics
+        self,
+        repository: Repository,
+        models: TensorModels,
+        *,
+        settings: Settings,
+        running: RunningCalls,
+        metrics: CallMetrics,
     ) -> None:
         self._repository = repository
-        self._models = TensorModels(repository, settings.engine)
-        self._inferences = Inferences(self._models)
+        self._models = models
+        self._inferences = Inferences(models)
         self._settings = settings
         self._running = running
         self._streamed = metrics.of_request("ModelStreamInfer")

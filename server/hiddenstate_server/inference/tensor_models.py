@@ -11,6 +11,7 @@ from hiddenstate_server.inference.tensors import TensorModel
 from hiddenstate_server.language_model import LanguageModel
 from hiddenstate_server.repository import Repository, Served
 from hiddenstate_server.sentence_encoder import SentenceEncoder
+from hiddenstate_server.sequence_metrics import SequenceMetrics
 
 Adapted = LanguageModelTensors | SentenceEncoderTensors
 
@@ -18,9 +19,10 @@ Adapted = LanguageModelTensors | SentenceEncoderTensors
 class TensorModels:
     """Finds models; those that do not speak of tensors are given an adapter, which lives as long as they do."""
 
-    def __init__(self, repository: Repository, settings: EngineSettings) -> None:
+    def __init__(self, repository: Repository, settings: EngineSettings, metrics: SequenceMetrics) -> None:
         self._repository = repository
         self._settings = settings
+        self._metrics = metrics
         self._adapted: WeakKeyDictionary[LanguageModel | SentenceEncoder, Adapted] = WeakKeyDictionary()
 
     def find(self, name: str, version: str = "") -> TensorModel:
@@ -56,5 +58,7 @@ class TensorModels:
 
     def _adapt(self, model: LanguageModel | SentenceEncoder) -> Adapted:
         if isinstance(model, LanguageModel):
-            return LanguageModelTensors(model, self._settings)
+            adapted = LanguageModelTensors(model, self._settings)
+            self._metrics.watch(model=model.name, version=model.version, sequences=adapted.sequences)
+            return adapted
         return SentenceEncoderTensors(model, self._settings)

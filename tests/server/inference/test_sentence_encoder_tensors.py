@@ -13,7 +13,7 @@ async def test_sentences_are_encoded_as_by_encode(wire: Wire) -> None:
     answer = await wire.sentence_encoder.Encode(EncodeRequest(sentences=SENTENCES))
     response = await wire.inference.ModelInfer(request("tiny-encoder", {"sentences": SENTENCES}))
     embeddings = tensors(response)["embeddings"]
-    assert (embeddings.dtype, embeddings.shape) == (np.float32, (3, 12))
+    assert (embeddings.dtype, embeddings.shape) == (np.dtype(np.float32), (3, 12))
     assert embeddings.tobytes() == answer.embeddings
 
 
