@@ -20,7 +20,7 @@ from hiddenstate_server.config import (
     environment_variable,
     flag,
 )
-from hiddenstate_server.errors import BundleError, ConfigError
+from hiddenstate_server.errors import BundleError, ConfigError, WorkersError
 
 
 class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
@@ -100,7 +100,7 @@ def _serve(**values: Any) -> None:
 
     try:
         run(settings)
-    except (BundleError, ConfigError) as error:
+    except (BundleError, ConfigError, WorkersError) as error:
         raise click.ClickException(str(error)) from None
 
 

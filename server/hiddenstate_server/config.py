@@ -146,6 +146,13 @@ class Settings:
     metrics: str = setting(
         "127.0.0.1:9464", "Serving", "Where to answer Prometheus, at /metrics. off: nowhere.", metavar="HOST:PORT"
     )
+    workers: int = setting(
+        1,
+        "Serving",
+        "Processes that serve, all on the one port. The cores and the cache are divided among them.",
+        minimum=1,
+        maximum=1024,
+    )
     drain_timeout_s: float = setting(
         30.0, "Serving", "How long running calls may go on after SIGTERM, in seconds.", metavar="SECONDS"
     )

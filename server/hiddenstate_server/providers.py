@@ -64,9 +64,12 @@ def make_session(path: Path, provider: Provider, threads: int) -> onnxruntime.In
         ) from None
 
 
-def default_threads() -> int:
-    """Intra-op threads of one session: a small recurrent step gains nothing from many, and callers need cores too."""
-    return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+def default_threads(workers: int = 1) -> int:
+    """Intra-op threads of one session: a small recurrent step gains nothing from many, and callers need cores too.
+
+    `workers` are the processes that share this machine's cores.
+    """
+    return max(1, min(4, len(os.sched_getaffinity(0)) // workers // 2))
 
 
 def _problem(name: str, probe: Path) -> str | None:

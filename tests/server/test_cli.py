@@ -44,6 +44,7 @@ def test_settings_come_from_flags_and_from_the_environment(served: list[Settings
         "models": "elsewhere",
         "listen": "[::1]:1234",
         "metrics": "off",
+        "workers": "3",
         "drain_timeout_s": "2.5",
         "log_format": "json",
         "log_level": "debug",
@@ -74,6 +75,7 @@ def test_settings_come_from_flags_and_from_the_environment(served: list[Settings
             models=Path("elsewhere"),
             listen="[::1]:1234",
             metrics="off",
+            workers=3,
             drain_timeout_s=2.5,
             log_format="json",
             log_level="debug",
@@ -108,6 +110,7 @@ def test_a_flag_wins_over_the_environment(served: list[Settings]) -> None:
     [
         (["--listen", "nowhere"], "--listen: 'nowhere' is not HOST:PORT"),
         (["--max-batch", "0"], "--max-batch: 0 is not in"),
+        (["--workers", "0"], "--workers: 0 is not in"),
         (["--max-batch", "many"], "--max-batch"),
         (["--cache-bytes", "5TB"], "--cache-bytes"),
         (["--provider", "tpu"], "--provider"),
