@@ -103,9 +103,8 @@ class Comparison:
             unit="x",
         )
 
-    def at_most(self, limit: float, contender: str, to: str, field: Literal["p50_ms", "p99_ms"]) -> Aim:
+    def at_most(self, limit: float, contender: str, to: str, field: Literal["p50_ms", "p99_ms"], what: str) -> Aim:
         """Returns an aim for a quantile of a contender's latency, as a multiple of another's."""
-        what = f"{contender}: {field.removesuffix('_ms')}, of {to}"
         values = self.ratios(contender, to, field)
         return Aim(case=self.case, what=what, values=values, limit=limit, kind="at most", unit="x")
 

@@ -63,7 +63,10 @@ def cached_prefix(bench: Bench) -> Outcome:
             long: bench.load(ours, kind="predict", num_words=200, seed=bench.seed + 1),
         }
         found = bench.compare("unary Predict, one caller", contenders)
-    return Outcome(found.rows(), [found.at_most(_CACHED, long, one, "p50_ms")])
+    return Outcome(
+        found.rows(),
+        [found.at_most(_CACHED, long, one, "p50_ms", "median with 199 of 200 words cached, of one word's")],
+    )
 
 
 def mixed(bench: Bench) -> Outcome:
@@ -76,7 +79,10 @@ def mixed(bench: Bench) -> Outcome:
         contenders = {"no other load": mix.probe(11)}
         contenders |= {predicted: mix.predicting, scored: mix.scoring, busy: mix.scoring_without_pause}
         found = bench.compare("unary Predict of one token, 200 a second", contenders)
-    return Outcome(found.rows(), [found.at_most(_MIXED, each, predicted, "p99_ms") for each in (scored, busy)])
+    what = {scored: "p99 beside scoring, of that beside predictions", busy: "the same, scoring without pause"}
+    return Outcome(
+        found.rows(), [found.at_most(_MIXED, each, predicted, "p99_ms", name) for each, name in what.items()]
+    )
 
 
 class _Mix:
