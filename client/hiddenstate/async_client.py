@@ -264,7 +264,8 @@ class AsyncClient:
                 wanted, truncate=truncate, model=model, model_version=model_version, priority=priority
             )
             response = await self._encodings.ask(request, self._connection.timeout(timeout_s))
-            return read_embeddings(response, len(wanted))[:count]
+            embeddings = read_embeddings(response, len(wanted))
+            return embeddings if count else embeddings[:0]
         batches = self.encode_batches(
             wanted,
             batch_size=batch_size,

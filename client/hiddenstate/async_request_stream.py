@@ -76,27 +76,44 @@ class AsyncRequestStream(Generic[ItemT, MessageT, ResponseT]):
             StreamEndedError: the stream has ended.
             HiddenstateError: the server refused the request, or it is too large.
         """
+        slot = self.send(item, timeout_s, self.deadline(timeout_s))
+        try:
+            return await slot
+        except BaseException:
+            self.forget(item)
+            raise
+
+    def deadline(self, timeout_s: float | None) -> float:
+        """Returns when a call that begins now has to end, by the event loop's clock."""
+        return math.inf if timeout_s is None else self._loop.time() + timeout_s
+
+    def send(self, item: ItemT, timeout_s: float | None, deadline: float) -> "asyncio.Future[ResponseT]":
+        """Sends a request. Awaiting the future raises what `ask` does; `forget` is for who waits no longer.
+
+        Raises:
+            StreamEndedError: the stream has ended.
+        """
         if self.ended is not None:
             raise self.ended.copy()
         slot: asyncio.Future[ResponseT] = self._loop.create_future()
         item.request_id = request_id = next(self._ids)
-        deadline = math.inf
         if timeout_s is not None:
             item.timeout_ms = milliseconds(timeout_s)
-            deadline = self._loop.time() + timeout_s
             self._sweeper.watch(deadline)
         self._pending[request_id] = slot, deadline
-        self._outbox.put(item, slot)
-        self._wake()
-        try:
-            return await slot
-        finally:
-            self._pending.pop(request_id, None)  # where the task was cancelled
+        self._outbox.append((item, slot))
+        if self._idle is not None:
+            self._wake()
+        return slot
+
+    def forget(self, item: ItemT) -> None:
+        """Drops the reply to a request; if it has not left yet, it never will."""
+        self._pending.pop(item.request_id, None)
 
     def tell(self, item: ItemT) -> None:
         """Sends a request whose reply does not matter. Does nothing where the stream has ended."""
         if self.ended is None:
-            self._outbox.put(item, None)
+            self._outbox.append((item, None))
             self._wake()
 
     async def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
@@ -140,8 +157,9 @@ class AsyncRequestStream(Generic[ItemT, MessageT, ResponseT]):
     def _answer(self, message: ReplyMessage[ResponseT]) -> None:
         replies = message.responses
         self._answered += len(replies)
+        pop = self._pending.pop
         for reply in replies:
-            waiting = self._pending.pop(reply.request_id, None)
+            waiting = pop(reply.request_id, None)
             if waiting is None or waiting[0].done():
                 continue
             if reply.HasField("error"):

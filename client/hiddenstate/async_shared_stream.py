@@ -55,30 +55,47 @@ class AsyncSharedStream(Generic[RequestT, ItemT, ResponseT]):
         Raises:
             HiddenstateError: as a call of its own would.
         """
-        clock = asyncio.get_running_loop().time
-        deadline = math.inf if timeout_s is None else clock() + timeout_s
-        retries: Retries | None = None
-        while self._is_offered:
-            try:
-                return await self._live().ask(self._wrap(request), timeout_s)
-            except (StreamEndedError, HiddenstateError) as error:
-                failure = error
-            retries = retries or Retries(self._retried)
-            pause_s = retries.pause(failure, deadline - clock())
-            if pause_s is None:
-                self._is_offered = failure.code is not grpc.StatusCode.UNIMPLEMENTED
-                break
-            await asyncio.sleep(pause_s)
-            timeout_s = None if timeout_s is None else deadline - clock()
-        with self._connection.calling():
-            return await self._alone(request, timeout_s)
+        if not self._is_offered:
+            return await self._ask_alone(request, timeout_s)
+        stream, item = self._live(), self._wrap(request)
+        deadline = stream.deadline(timeout_s)
+        try:
+            return await stream.send(item, timeout_s, deadline)
+        except BaseException as error:
+            stream.forget(item)
+            if not isinstance(error, (StreamEndedError, HiddenstateError)):
+                raise
+            failure = error
+        return await self._ask_again(request, deadline, failure)
 
     async def close(self) -> None:
         """Ends the stream. Who still waits gets CallCancelledError."""
         if self._stream is not None:
             await self._stream.close(_CLOSE_TIMEOUT_S if self._stream.is_quiet else 0.0)
 
+    async def _ask_again(
+        self, request: RequestT, deadline: float, failure: StreamEndedError | HiddenstateError
+    ) -> ResponseT:
+        retries, clock = Retries(self._retried), asyncio.get_running_loop().time
+        while (pause_s := retries.pause(failure, deadline - clock())) is not None:
+            await asyncio.sleep(pause_s)
+            try:
+                return await self._live().ask(self._wrap(request), _left(deadline, clock()))
+            except (StreamEndedError, HiddenstateError) as error:
+                failure = error
+        if failure.code is grpc.StatusCode.UNIMPLEMENTED:
+            self._is_offered = False
+        return await self._ask_alone(request, _left(deadline, clock()))
+
+    async def _ask_alone(self, request: RequestT, timeout_s: float | None) -> ResponseT:
+        with self._connection.calling():
+            return await self._alone(request, timeout_s)
+
     def _live(self) -> AsyncRequestStream[ItemT, Any, ResponseT]:
         if self._stream is None or self._stream.ended is not None:
             self._stream = self._open_stream()
         return self._stream
+
+
+def _left(deadline: float, now: float) -> float | None:
+    return None if deadline == math.inf else deadline - now

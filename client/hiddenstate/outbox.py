@@ -1,7 +1,7 @@
 """Requests that wait to be sent over a stream, cut into messages. Pure: no connection is needed."""
 
 from collections import deque
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from hiddenstate.errors import MessageTooLargeError
 
@@ -32,8 +32,8 @@ class Sender(Protocol):
 ItemT = TypeVar("ItemT", bound=StreamedRequest)
 
 
-class Outbox(Generic[ItemT]):
-    """A queue of requests. Any thread may put, one takes."""
+class Outbox(deque[tuple[ItemT, Sender | None]]):
+    """Requests and who waits for their replies, if anybody does. Any thread may append, one takes."""
 
     def __init__(self, most_bytes: int) -> None:
         """Makes an empty one.
@@ -41,16 +41,9 @@ class Outbox(Generic[ItemT]):
         Args:
             most_bytes: The largest request that may be sent; one that is larger fails alone.
         """
+        super().__init__()
         self._most_bytes = most_bytes
         self._cut = min(most_bytes, MOST_BYTES)
-        self._waiting: deque[tuple[ItemT, Sender | None]] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def put(self, item: ItemT, sender: Sender | None) -> None:
-        """Adds a request. No sender means that nobody waits for its reply."""
-        self._waiting.append((item, sender))
 
     def take(self) -> list[ItemT]:
         """Removes and returns the requests of the next message, none if none are left.
@@ -59,8 +52,8 @@ class Outbox(Generic[ItemT]):
         """
         items: list[ItemT] = []
         room = self._cut
-        while self._waiting and len(items) < _MOST_REQUESTS:
-            item, sender = self._waiting[0]
+        while self and len(items) < _MOST_REQUESTS:
+            item, sender = self[0]
             if sender is None or not sender.done():
                 size = item.ByteSize() + _FRAME_BYTES
                 room -= size
@@ -71,7 +64,7 @@ class Outbox(Generic[ItemT]):
                 else:
                     room = self._cut
                     _refuse(sender, size, self._most_bytes)
-            self._waiting.popleft()
+            self.popleft()
         return items
 
 

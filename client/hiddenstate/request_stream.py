@@ -92,7 +92,7 @@ class RequestStream(Generic[ItemT, MessageT, ResponseT]):
         # Looked at only now: either this thread sees the end, or who ends the stream sees the waiter.
         if self.ended is not None:
             self._fail_all(self.ended)
-        self._outbox.put(item, waiter)
+        self._outbox.append((item, waiter))
         self._wake()
         return waiter
 
@@ -112,7 +112,7 @@ class RequestStream(Generic[ItemT, MessageT, ResponseT]):
 
     def tell(self, item: ItemT) -> None:
         """Sends a request whose reply does not matter. Does nothing where the stream has ended."""
-        self._outbox.put(item, None)
+        self._outbox.append((item, None))
         self._wake()
 
     def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:

@@ -143,6 +143,8 @@ def streamed_encoding(encode: EncodeRequest) -> StreamedEncodeRequest:
 
 def fits_one_request(sentences: Sequence[str], batch_size: int) -> bool:
     """Tells whether sentences need no cutting into batches, which would find nothing wrong with them either."""
+    if len(sentences) == 1 <= batch_size:  # however long it is
+        return type(sentences[0]) is str
     return (
         len(sentences) <= batch_size
         and {str}.issuperset(map(type, sentences))

@@ -1,7 +1,6 @@
 """What streams for threads and streams for tasks share: the shape of their messages, and how they end."""
 
 import copy
-import math
 from collections.abc import Collection
 from typing import Literal, Protocol, TypeVar
 
@@ -12,6 +11,7 @@ from hiddenstate.errors import CallCancelledError, DeadlineError, HiddenstateErr
 from hiddenstate.v1.usage_pb2 import RequestError
 
 _MOST_MS = 2**32 - 1
+_MOST_S = 4e6  # 46 days
 
 ResponseT_co = TypeVar("ResponseT_co", covariant=True)
 
@@ -74,5 +74,5 @@ def no_reply(connection: Connection) -> DeadlineError:
 
 
 def milliseconds(seconds: float) -> int:
-    """Returns whole milliseconds for the wire: at least one, since 0 would be no time at all."""
-    return min(max(1, math.ceil(seconds * 1000)), _MOST_MS)
+    """Returns whole milliseconds for the wire, rounded up: 0 would be no time at all."""
+    return int(seconds * 1000) + 1 if 0 < seconds < _MOST_S else _MOST_MS if seconds > 0 else 1
