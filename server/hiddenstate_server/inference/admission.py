@@ -1,8 +1,6 @@
 """How much one model's calls may hold at a time, and when none is left."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 
 from hiddenstate_server.errors import OverloadedError, ShuttingDownError
 
@@ -19,16 +17,15 @@ class Admission:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    @contextlib.contextmanager
-    def hold(self, size: int) -> Iterator[None]:
-        """Holds a place of a size for the time of a call.
+    def enter(self, size: int) -> None:
+        """Takes a place of a size, until `leave`.
 
         Raises:
             OverloadedError: there is no room for it.
             ShuttingDownError: no more calls are let in.
         """
         if not self._open:
-            raise ShuttingDownError(f"{self._model} is taken out of service; send the request again")
+            raise ShuttingDownError(f"{self._model} is being taken out of service; send the request again")
         if self._size + size > self._max_size:
             raise OverloadedError(
                 f"calls that wait for {self._model} have {self._size:,} KiB and may have {self._max_size:,}; this one "
@@ -37,13 +34,13 @@ class Admission:
         self._size += size
         self._calls += 1
         self._empty.clear()
-        try:
-            yield
-        finally:
-            self._size -= size
-            self._calls -= 1
-            if not self._calls:
-                self._empty.set()
+
+    def leave(self, size: int) -> None:
+        """Gives a place back."""
+        self._size -= size
+        self._calls -= 1
+        if not self._calls:
+            self._empty.set()
 
     async def close(self) -> None:
         """Lets no more in and returns when all are out."""

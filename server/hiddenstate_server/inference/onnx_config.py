@@ -78,8 +78,8 @@ class StateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class SequencesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long and how much state is kept."""
 
-    idle_limit_s: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 60.0
-    max_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**50)] = 256 * MIB
+    idle_limit_s: Annotated[float, msgspec.Meta(gt=0, le=1e9)] | None = None
+    max_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**50)] | None = None
 
 
 class OnnxConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

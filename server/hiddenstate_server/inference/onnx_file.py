@@ -67,8 +67,9 @@ def _read(path: Path) -> message.Message:
 def _inside(folder: Path, location: str, path: Path) -> Path:
     """Checks a location as ONNX Runtime is about to use it; links may not lead out either."""
     relative = PurePosixPath(location)
-    found = (folder / relative).resolve() if "\0" not in location else folder
-    if not location or relative.is_absolute() or ".." in relative.parts or not found.is_relative_to(folder):
+    is_plain = location and "\0" not in location and not relative.is_absolute() and ".." not in relative.parts
+    found = (folder / relative).resolve() if is_plain else None
+    if found is None or not found.is_relative_to(folder):
         raise BundleError(f"{path}: has weights in {location[:256]!r}; they must lie in its own folder")
     if not found.is_file():
         raise BundleError(f"{path}: its weights {location[:256]!r} are missing, or are no file")

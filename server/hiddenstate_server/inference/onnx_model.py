@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from hiddenstate_server.config import EngineSettings
-from hiddenstate_server.errors import BundleError, InvalidRequestError
+from hiddenstate_server.errors import BundleError, InvalidRequestError, ServingError
 from hiddenstate_server.inference.admission import Admission
 from hiddenstate_server.inference.batching import Batching, find_batching
 from hiddenstate_server.inference.input_check import InputCheck
 from hiddenstate_server.inference.kept_states import KeptStates
-from hiddenstate_server.inference.onnx_config import OnnxConfig, load_config
+from hiddenstate_server.inference.onnx_config import OnnxConfig, SequencesConfig, load_config
 from hiddenstate_server.inference.onnx_file import external_files
 from hiddenstate_server.inference.onnx_runner import OnnxRunner, OnnxStep
 from hiddenstate_server.inference.sequences import Sequences
@@ -58,9 +58,7 @@ class OnnxModel:
         self.inputs: Sequence[TensorSpec] = tuple(self._input_spec(port) for port in signature.inputs)
         self.outputs: Sequence[TensorSpec] = tuple(_output_spec(port, batching) for port in signature.outputs)
         self.stateful = bool(signature.states)
-        self.sequences: Sequences[Tensors] = Sequences(
-            idle_limit_s=config.sequences.idle_limit_s, max_bytes=config.sequences.max_bytes
-        )
+        self.sequences: Sequences[Tensors] = _sequences(config.sequences, settings)
         self.statistics = Statistics()
         self._labels = {"model": name, "version": version}
         self._metrics = metrics
@@ -144,9 +142,11 @@ class OnnxModel:
         started_at = time.perf_counter_ns()
         try:
             wanted = self._wanted(outputs)
-            call = self._call(inputs, wanted, deadline)
-            with self._admission.hold(call.size):
+            call = self._admit(inputs, wanted, deadline, sequence)
+            try:
                 await (self._states.run(call, sequence, self._run) if self.stateful else self._run(call))
+            finally:
+                self._admission.leave(call.size)
         except BaseException:
             self.statistics.failed(total_ns=time.perf_counter_ns() - started_at)
             raise
@@ -172,11 +172,17 @@ class OnnxModel:
                 )
         return list(dict.fromkeys(outputs)) or there
 
-    def _call(self, inputs: Tensors, wanted: Sequence[str], deadline: float) -> Call:
-        checked, rows = self._check(inputs)
-        return Call(
-            size=_kib(checked), deadline=deadline, inputs=checked, outputs=[*wanted, *self._state_outputs], rows=rows
-        )
+    def _admit(self, inputs: Tensors, wanted: Sequence[str], deadline: float, sequence: SequenceStep | None) -> Call:
+        try:
+            checked, rows = self._check(inputs)
+            size = _kib(checked)
+            self._admission.enter(size)
+        except ServingError:
+            if sequence:
+                self.sequences.refuse(sequence)
+            raise
+        outputs = [*wanted, *self._state_outputs]
+        return Call(size=size, deadline=deadline, inputs=checked, outputs=outputs, rows=rows)
 
     async def _run(self, call: Call) -> None:
         call.fits = fits(call.inputs, self._axes) if self.batching.max_batch else None
@@ -194,6 +200,13 @@ class OnnxModel:
         """An input that all rows share is sent once for each: in the protocol all inputs of a batch have its axis."""
         shape = (-1, *port.shape) if self.max_batch_size and port.batch_axis is None else port.shape
         return TensorSpec(name=port.name, datatype=port.datatype, shape=shape)
+
+
+def _sequences(config: SequencesConfig, settings: EngineSettings) -> Sequences[Tensors]:
+    return Sequences(
+        idle_limit_s=settings.sequence_idle_s if config.idle_limit_s is None else config.idle_limit_s,
+        max_bytes=settings.sequence_bytes if config.max_bytes is None else config.max_bytes,
+    )
 
 
 def _has_rows_first(signature: Signature) -> bool:

@@ -20,6 +20,8 @@ from hiddenstate_server.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
+_FATAL: Final = 4  # errors are raised, so ONNX Runtime need not print them too
+
 # What ONNX Runtime says of values that a node refuses, without names and source files.
 _REASON: Final = re.compile(r"Status Message: (?:\S+/\S+ )?(.{1,200})")
 
@@ -29,13 +31,15 @@ class OnnxRunner:
 
     def __init__(self, session: onnxruntime.InferenceSession, signature: Signature) -> None:
         self._session = session
+        self._options = onnxruntime.RunOptions()
+        self._options.log_severity_level = _FATAL
         ports = [*signature.outputs, *(state.output for state in signature.states)]
         self._texts = {port.name for port in ports if port.datatype == "BYTES"}
 
     def run(self, inputs: Tensors, outputs: Sequence[str]) -> Tensors:
         """Runs the graph once and returns the outputs that are named."""
         feed = {name: _decoded(array) if array.dtype == object else array for name, array in inputs.items()}
-        arrays = self._session.run(list(outputs), feed)
+        arrays = self._session.run(list(outputs), feed, self._options)
         return {
             name: _encoded(array) if name in self._texts else np.asarray(array)
             for name, array in zip(outputs, arrays, strict=True)
@@ -59,7 +63,8 @@ class OnnxStep:
         self._runner = runner
         self._axes = axes
         self._statistics = statistics
-        self._labels = {"model": model, "version": version}
+        self._model = model
+        self._version = version
         self._metrics = metrics
 
     def __call__(self, batch: Sequence[Call]) -> Sequence[Call]:
@@ -72,6 +77,7 @@ class OnnxStep:
                     self([call])
                 return batch
             batch[0].error = _error(error)
+            self._metrics.dropped(model=self._model, version=self._version, reason="failed")
         for call in batch:
             call.over = True
         return batch
@@ -92,7 +98,13 @@ class OnnxStep:
             call.times = times
         self._statistics.executed(rows=rows, times=times)
         self._metrics.batch_run(
-            **self._labels, stage="tensors", rows=rows, tokens=rows, padded_tokens=rows, seconds=times.total_ns / 1e9
+            model=self._model,
+            version=self._version,
+            stage="tensors",
+            rows=rows,
+            tokens=rows,
+            padded_tokens=rows,
+            seconds=times.total_ns / 1e9,
         )
 
     def _joined(self, batch: Sequence[Call]) -> Tensors:

@@ -97,7 +97,8 @@ class Sequences(Generic[S]):
             SequenceError: the sequence is not held, or a step before this one failed.
             OverloadedError: there is no room for another sequence.
         """
-        _check_id(step.id)
+        if problem := _id_problem(step.id):
+            raise InvalidRequestError(f"sequence_id: {problem}")
         sequence = self._begin(step, size) if step.start else self._find(step)
         failures = sequence.failures
         sequence.users += 1
@@ -105,7 +106,7 @@ class Sequences(Generic[S]):
             async with sequence.turn:
                 if sequence.failures != failures:
                     raise SequenceError(
-                        f"sequence_id: a step of sequence {_shown(step.id)} before this one failed, so this one was "
+                        f"sequence_id: a step of sequence {step.id!r} before this one failed, so this one was "
                         "not computed; send both again"
                     )
                 yield Turn(sequence, self._make_room)
@@ -115,6 +116,12 @@ class Sequences(Generic[S]):
             raise
         finally:
             self._leave(sequence)
+
+    def refuse(self, step: SequenceStep) -> None:
+        """Says that a step was refused before it could take its place. A start has then ended what it meant to end."""
+        if step.start and not _id_problem(step.id):
+            self._drop(step.id)
+            self._remember(step.id, "has not begun: its first step was refused")
 
     def expire(self) -> None:
         """Lets go what was silent for too long. A timer calls it."""
@@ -134,9 +141,7 @@ class Sequences(Generic[S]):
 
     def _begin(self, step: SequenceStep, size: int) -> _Sequence[S]:
         """Begins anew also what has not ended; steps that wait for the older sequence go on with that one."""
-        old = self._idle.pop(step.id, None)
-        self._live.pop(step.id, None)
-        self.bytes -= old.size if old else 0
+        self._drop(step.id)
         self._remember(step.id, "has not begun: there was no room for it")
         self._make_room(size + OVERHEAD_BYTES)
         self.started += 1
@@ -152,11 +157,16 @@ class Sequences(Generic[S]):
         sequence = self._live.get(step.id)
         if sequence is None:
             fate = self._fates.get(step.id, "is not known here")
-            raise SequenceError(f"sequence_id: sequence {_shown(step.id)} {fate}; begin it with sequence_start")
+            raise SequenceError(f"sequence_id: sequence {step.id!r} {fate}; begin it with sequence_start")
         self._idle.pop(step.id, None)
         if step.end:
             self._end(step.id)
         return sequence
+
+    def _drop(self, id: int | str) -> None:
+        self._live.pop(id, None)
+        if idle := self._idle.pop(id, None):
+            self.bytes -= idle.size
 
     def _end(self, id: int | str) -> None:
         """A step that comes later finds the sequence ended, even while this one still waits."""
@@ -224,14 +234,9 @@ class Sequences(Generic[S]):
         self.expire()
 
 
-def _check_id(id: int | str) -> None:
+def _id_problem(id: int | str) -> str | None:
     if not id:
-        raise InvalidRequestError(
-            f"sequence_id: is {id!r}, which stands for none; this model keeps a state, so name the sequence"
-        )
+        return f"is {id!r}, which stands for none; this model keeps a state, so name the sequence"
     if isinstance(id, str) and len(id) > MAX_ID_LENGTH:
-        raise InvalidRequestError(f"sequence_id: has {len(id):,} characters, at most {MAX_ID_LENGTH} are taken")
-
-
-def _shown(id: int | str) -> str:
-    return repr(id)
+        return f"has {len(id):,} characters, at most {MAX_ID_LENGTH} are taken"
+    return None

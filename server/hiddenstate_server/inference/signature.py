@@ -132,8 +132,8 @@ def read_signature(inputs: Sequence[GraphPort], outputs: Sequence[GraphPort], co
 def _port(port: GraphPort, kind: str) -> Port:
     if port.type not in _DATATYPES:
         raise BundleError(
-            f"{kind} {port.name!r} is a {port.type}, which cannot be sent; end the graph with one of "
-            f"{', '.join(sorted(set(_DATATYPES)))}"
+            f"{kind} {port.name!r} is a {port.type}, which cannot be sent; let the graph cast it to one of "
+            f"{', '.join(_DATATYPES)}"
         )
     return Port(name=port.name, datatype=_DATATYPES[port.type], dims=tuple(port.shape))
 
