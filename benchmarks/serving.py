@@ -95,10 +95,11 @@ def _run(bench: Bench, cases: Sequence[str], by_thread: bool) -> dict[str, Outco
 
 def _write(page: Path, rows: Sequence[Row], aims: Sequence[Aim], bench: Bench) -> None:
     image = page.with_name(f"serving-{bench.variant}.png")
+    how = f"{bench.rounds} rounds of {bench.seconds:g} s, seed {bench.seed}"
     picture(rows, aims, _title(bench), image)
     text = f"""## Serving, {bench.variant}
 
-`python -m benchmarks.serving --variant {bench.variant}`: {bench.rounds} rounds of {bench.seconds:g} s, seed {bench.seed}.
+`python -m benchmarks.serving --variant {bench.variant}`: {how}.
 Contenders in turn, medians over the rounds. {machine()}; servers and load share these cores. {versions()}.
 
 ![Rates as shares of the in-process bound, and every aim]({image.name})
