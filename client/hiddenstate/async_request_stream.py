@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 import grpc
@@ -123,6 +124,12 @@ class AsyncRequestStream(Generic[ItemT, MessageT, ResponseT]):
         await asyncio.wait([self._reader], timeout=timeout_s)
         self._reader.cancel()
         await asyncio.wait([self._reader])
+
+    def abandon(self) -> None:
+        """Ends the stream and waits for nothing. Any thread may call it."""
+        self._closing = True
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(self._reader.cancel)
 
     async def _messages(self) -> AsyncIterator[MessageT]:
         while self.ended is None:

@@ -73,6 +73,11 @@ class AsyncSharedStream(Generic[RequestT, ItemT, ResponseT]):
         if self._stream is not None:
             await self._stream.close(_CLOSE_TIMEOUT_S if self._stream.is_quiet else 0.0)
 
+    def __del__(self) -> None:
+        # A client that nobody closed. The stream's own tasks hold the stream, but not this.
+        if (stream := getattr(self, "_stream", None)) is not None:
+            stream.abandon()
+
     async def _ask_again(
         self, request: RequestT, deadline: float, failure: StreamEndedError | HiddenstateError
     ) -> ResponseT:

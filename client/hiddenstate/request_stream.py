@@ -122,6 +122,11 @@ class RequestStream(Generic[ItemT, MessageT, ResponseT]):
         self._reader.join(timeout_s)
         self._call.cancel()
 
+    def abandon(self) -> None:
+        """Ends the stream and waits for nothing."""
+        self._closing = True
+        self._call.cancel()
+
     def _messages(self) -> Iterator[MessageT]:
         while self.ended is None:
             self._let_others_come()

@@ -89,6 +89,11 @@ class SharedStream(Generic[RequestT, ItemT, ResponseT]):
         if self._stream is not None:
             self._stream.close(_CLOSE_TIMEOUT_S if self._stream.is_quiet else 0.0)
 
+    def __del__(self) -> None:
+        # A client that nobody closed. The stream's own threads hold the stream, but not this.
+        if (stream := getattr(self, "_stream", None)) is not None:
+            stream.abandon()
+
 
 class SharedCall(Generic[RequestT, ItemT, ResponseT]):
     """One request, until its reply is taken."""
