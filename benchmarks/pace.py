@@ -28,19 +28,22 @@ class Calls(Protocol):
 
 
 async def paced(load: Load, calls: Calls) -> Measured:
-    """Begins `load.per_s` calls a second; the durations are of all that were begun, the rate of those that ended."""
+    """Begins `load.per_s` calls a second.
+
+    The durations are of all that were begun; the rate is of those that ended by then and within `load.timeout_s`.
+    """
     behind = Samples()
     begin = _beginning(load.per_s, calls.begin, behind)
     await _until(time.perf_counter() + load.warm_up_s, begin)
     clock = Clock(load.server_pid, calls.samples, calls.refused)
     await _until(time.perf_counter() + load.seconds, begin)
-    measured = clock.read()
+    measured = clock.read(patience_s=load.timeout_s)
     until = time.perf_counter() + _ANSWER_S
     while calls.running and time.perf_counter() < until:  # noqa: ASYNC110 - simpler than an event, and bounded
         await asyncio.sleep(0.01)
-    late = clock.read()
+    all_begun = clock.read(patience_s=load.timeout_s)
     return dataclasses.replace(
-        late,
+        all_begun,
         per_s=measured.per_s,
         count=measured.count,
         unanswered=calls.running,

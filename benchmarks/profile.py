@@ -1,4 +1,8 @@
-"""What a server does during a load: py-spy looks at its Python threads, from outside, and costs it nothing."""
+"""What a server does during a load: py-spy looks at its Python threads from outside, without stopping them.
+
+Compiled code counts as the Python function that called it: gRPC's and the event loop's as `Runner.run`. To see into it
+(py-spy --native) costs so much that the server does little else. `--threads` tells what gRPC's own threads use.
+"""
 
 import dataclasses
 import itertools

@@ -103,9 +103,8 @@ class Comparison:
             unit="x",
         )
 
-    def at_most(self, limit: float, contender: str, to: str, field: Literal["p50_ms", "p99_ms"]) -> Aim:
+    def at_most(self, limit: float, contender: str, to: str, field: Literal["p50_ms", "p99_ms"], what: str) -> Aim:
         """Returns an aim for a quantile of a contender's latency, as a multiple of another's."""
-        what = f"{contender}: {field.removesuffix('_ms')}, of {to}"
         values = self.ratios(contender, to, field)
         return Aim(case=self.case, what=what, values=values, limit=limit, kind="at most", unit="x")
 
@@ -148,6 +147,8 @@ def _note(measured: Sequence[Measured]) -> str:
         late = sum(each.refused_late for each in measured)
         p99 = _median(measured, "refused_p99_ms")
         notes.append(f"{refused:,} refused, p99 {p99:.0f} ms, {late:,} after {TOLD_IN_TIME_S * 1e3:.0f} ms")
+    if too_late := sum(each.late for each in measured):
+        notes.append(f"{too_late:,} answered when their callers had gone")
     if unanswered := sum(each.unanswered for each in measured):
         notes.append(f"{unanswered:,} never answered")
     if (behind := max(each.behind_p99_ms for each in measured)) > 0:

@@ -40,6 +40,7 @@ class Measured:
     p50_ms: float = float("nan")
     p99_ms: float = float("nan")
     count: int = 0
+    late: int = 0  # answered after the caller's patience; not part of the above, but of the quantiles
     refused: int = 0
     refused_p99_ms: float = 0.0
     refused_late: int = 0  # told so after more than 20 ms
@@ -65,17 +66,20 @@ class Clock:
         self._cpu = [thread_times(pid) for pid in self._pids]
         self._begun = time.perf_counter()
 
-    def read(self, times: int = 1) -> Measured:
+    def read(self, times: int = 1, patience_s: float | None = None) -> Measured:
         """Returns what ended since the clock was made; each sample stands for `times` answers."""
         seconds = time.perf_counter() - self._begun
         server, load = (used(cpu, thread_times(pid)) for pid, cpu in zip(self._pids, self._cpu, strict=True))
         ended = self._samples.since(self._first)
+        late = 0 if patience_s is None else sum(each > patience_s for each in ended.seconds)
         refused = self._refused.since(self._first_refused)
+        answered = times * (len(ended.seconds) - late)
         return Measured(
-            per_s=times * len(ended.seconds) / seconds,
+            per_s=answered / seconds,
             p50_ms=ended.quantile_ms(0.5),
             p99_ms=ended.quantile_ms(0.99),
-            count=times * len(ended.seconds),
+            count=answered,
+            late=late,
             refused=len(refused.seconds),
             refused_p99_ms=refused.quantile_ms(0.99) if refused.seconds else 0.0,
             refused_late=sum(each > TOLD_IN_TIME_S for each in refused.seconds),

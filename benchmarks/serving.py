@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import peers
+from benchmarks import kept, peers
 from benchmarks.bench import Bench
 from benchmarks.bundles import write_bundles
 from benchmarks.cases import CASES
@@ -34,6 +34,12 @@ from hiddenstate_server.bundle import VariantName
 @click.option("--serve-options", default="", metavar="OPTIONS", help="More options of `hiddenstate serve`.")
 @click.option("--threads", "by_thread", is_flag=True, help="Also print who used the processor, thread by thread.")
 @click.option("--profile", type=click.Path(path_type=Path), metavar="FOLDER", help="Let py-spy look at the servers.")
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File with the outcomes of other cases to go on with.",
+)
 @click.option("--write", type=click.Path(path_type=Path), metavar="PAGE", help="Page to put the results into.")
 @click.option("--picture", "image", type=click.Path(path_type=Path), metavar="PNG", help="Where to draw them.")
 def main(
@@ -47,6 +53,7 @@ def main(
     serve_options: str,
     by_thread: bool,
     profile: Path | None,
+    keep: Path | None,
     write: Path | None,
     image: Path | None,
 ) -> None:
@@ -65,30 +72,35 @@ def main(
             serve_options=tuple(serve_options.split()),
             profile=Profile(peers.py_spy(), profile, click.echo) if profile else None,
         )
-        rows, aims = _run(bench, cases or tuple(CASES), by_thread)
+        outcomes = _run(bench, cases or tuple(CASES), by_thread)
+    if keep:
+        outcomes = kept.read(keep) | outcomes
+        kept.write(outcomes, keep)
+    found = [outcomes[name] for name in CASES if name in outcomes]
+    rows, aims = [row for each in found for row in each.rows], [aim for each in found for aim in each.aims]
     if write:
         _write(write, rows, aims, bench)
     if image:
         picture(rows, aims, _title(bench), image)
 
 
-def _run(bench: Bench, cases: Sequence[str], by_thread: bool) -> tuple[list[Row], list[Aim]]:
-    outcomes: list[Outcome] = []
+def _run(bench: Bench, cases: Sequence[str], by_thread: bool) -> dict[str, Outcome]:
+    outcomes: dict[str, Outcome] = {}
     for name in cases:
-        outcomes.append(found := CASES[name](bench))
+        found = outcomes[name] = CASES[name](bench)
         parts = [table(found.rows), aims_table(found.aims), threads_table(found.rows) if by_thread else ""]
         click.echo("\n" + "\n\n".join(filter(None, parts)))
-    return [row for each in outcomes for row in each.rows], [aim for each in outcomes for aim in each.aims]
+    return outcomes
 
 
 def _write(page: Path, rows: Sequence[Row], aims: Sequence[Aim], bench: Bench) -> None:
     image = page.with_name(f"serving-{bench.variant}.png")
+    how = f"{bench.rounds} rounds of {bench.seconds:g} s, seed {bench.seed}"
     picture(rows, aims, _title(bench), image)
     text = f"""## Serving, {bench.variant}
 
-`python -m benchmarks.serving --variant {bench.variant}`: {bench.rounds} rounds of {bench.seconds:g} s, seed
-{bench.seed}; contenders in turn, medians over the rounds. {machine()}; {versions()}.
-Servers and load share these cores.
+`python -m benchmarks.serving --variant {bench.variant}`: {how}.
+Contenders in turn, medians over the rounds. {machine()}; servers and load share these cores. {versions()}.
 
 ![Rates as shares of the in-process bound, and every aim]({image.name})
 

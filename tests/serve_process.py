@@ -25,8 +25,19 @@ class ServeProcess:
         found = re.search(r" on (\S+), ", self.announcement[0])
         assert found, f"no address in {self.announcement}: {self._end()}"
         self.address = found[1]
+        self._silence = threading.Event()
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """The process that was started."""
+        return self._process.pid
+
+    def workers(self) -> set[int]:
+        """Returns the processes that it has started and that still run."""
+        lists = Path(f"/proc/{self.pid}/task").glob("*/children")
+        return {int(pid) for each in lists for pid in each.read_text(encoding="ascii").split()}
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal."""
@@ -43,10 +54,15 @@ class ServeProcess:
         """Waits for the process to end."""
         return self._process.wait(WAIT_S)
 
+    def all_ended(self) -> bool:
+        """Waits until no process is left that could log a line."""
+        return self._silence.wait(WAIT_S)
+
     def _read(self) -> None:
         assert self._process.stderr
         for line in self._process.stderr:
             self._lines.put(line)
+        self._silence.set()
 
     def _end(self) -> str:
         self._process.kill()
@@ -64,10 +80,13 @@ def serve(models: Path, *arguments: str, **environment: str) -> Iterator[ServePr
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        server = None
         try:
-            yield ServeProcess(process)
+            yield (server := ServeProcess(process))
         finally:
             process.kill()
+            if server:
+                server.all_ended()  # the pipe must not be closed while it is read
 
 
 def failed_serve(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -13,6 +13,7 @@ from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceStub
 from hiddenstate.v1.model_pb2_grpc import ModelServiceStub
 from hiddenstate.v1.sentence_encoder_pb2_grpc import SentenceEncoderServiceStub
 from hiddenstate_server.config import Settings
+from hiddenstate_server.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from hiddenstate_server.language_model import LanguageModel
 from hiddenstate_server.sentence_encoder import SentenceEncoder
 from hiddenstate_server.server import Server
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # these names are in the type stubs only
     from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceAsyncStub
     from hiddenstate.v1.model_pb2_grpc import ModelServiceAsyncStub
     from hiddenstate.v1.sentence_encoder_pb2_grpc import SentenceEncoderServiceAsyncStub
+    from hiddenstate_server.inference.open_inference_pb2_grpc import GRPCInferenceServiceAsyncStub
 
 WAIT_S = 20.0
 
@@ -34,6 +36,7 @@ class Wire:
         self.language_model: LanguageModelServiceAsyncStub = LanguageModelServiceStub(channel)
         self.sentence_encoder: SentenceEncoderServiceAsyncStub = SentenceEncoderServiceStub(channel)
         self.models: ModelServiceAsyncStub = ModelServiceStub(channel)
+        self.inference: GRPCInferenceServiceAsyncStub = GRPCInferenceServiceStub(channel)
 
     def metric(self, name: str, **labels: str) -> float:
         """Returns a sample's value; 0 where there is none yet."""

@@ -1,5 +1,6 @@
 """The client for asyncio."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import cached_property
 from types import TracebackType
@@ -18,9 +19,23 @@ from hiddenstate.connection import (
 from hiddenstate.encoding import at_least_one, encode_calls_async, stack
 from hiddenstate.generation import AsyncGeneration
 from hiddenstate.predict_stream import AsyncPredictStream
-from hiddenstate.replies import read_model, read_prediction, read_score
-from hiddenstate.requests import encode_requests, generate_request, model_request, predict_request, score_request
-from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Score
+from hiddenstate.replies import read_embeddings, read_model, read_prediction, read_score
+from hiddenstate.requests import (
+    encode_request,
+    encode_requests,
+    fits_one_request,
+    generate_request,
+    model_request,
+    predict_request,
+    score_request,
+)
+from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Priority, Score
+from hiddenstate.shared_streams import (
+    AsyncSharedEncodings,
+    AsyncSharedPredictions,
+    async_shared_encodings,
+    async_shared_predictions,
+)
 from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceStub
 from hiddenstate.v1.model_pb2 import ListModelsRequest
 from hiddenstate.v1.model_pb2_grpc import ModelServiceStub
@@ -61,7 +76,7 @@ class AsyncClient:
         Raises:
             ValueError: the address is not one.
         """
-        self._connection = Connection(address, timeout_s)
+        self._connection = Connection(address, timeout_s, max_message_bytes)
         self._options = channel_options(max_message_bytes)
         self._credentials = credentials
 
@@ -84,6 +99,14 @@ class AsyncClient:
     def _models(self) -> "ModelServiceAsyncStub":
         return ModelServiceStub(self._channel)
 
+    @cached_property
+    def _predictions(self) -> AsyncSharedPredictions:
+        return async_shared_predictions(self._connection, self._language_model)
+
+    @cached_property
+    def _encodings(self) -> AsyncSharedEncodings:
+        return async_shared_encodings(self._connection, self._sentence_encoder)
+
     async def predict(
         self,
         text: str | None = None,
@@ -95,6 +118,7 @@ class AsyncClient:
         return_state: bool = False,
         model: str = "",
         model_version: str = "",
+        priority: Priority | None = None,
         timeout_s: float | None = None,
     ) -> Prediction:
         """Answers the likeliest next words after a context.
@@ -108,6 +132,7 @@ class AsyncClient:
             return_state: Whether the prediction carries the state after the context.
             model: Name of the model; empty takes the server's only language model.
             model_version: Its version; empty takes the newest.
+            priority: "interactive" (the default) or "bulk": what is bulk waits while anything interactive does.
             timeout_s: The most that this call may take; None takes the client's.
         """
         request = predict_request(
@@ -119,10 +144,9 @@ class AsyncClient:
             return_state=return_state,
             model=model,
             model_version=model_version,
+            priority=priority,
         )
-        with self._connection.calling():
-            response = await self._language_model.Predict(request, timeout=self._connection.timeout(timeout_s))
-            return read_prediction(response)
+        return read_prediction(await self._predictions.ask(request, self._connection.timeout(timeout_s)))
 
     def open_stream(self) -> AsyncPredictStream:
         """Opens a stream of predictions whose contexts keep their state: each call sends only what is new."""
@@ -143,6 +167,7 @@ class AsyncClient:
         return_state: bool = False,
         model: str = "",
         model_version: str = "",
+        priority: Priority | None = None,
         timeout_s: float | None = None,
     ) -> AsyncGeneration:
         """Continues a context word by word: iterate over the result, or take its `text()`.
@@ -160,6 +185,7 @@ class AsyncClient:
             return_state: Whether the state after the last word is wanted (see `AsyncGeneration.state`).
             model: Name of the model; empty takes the server's only language model.
             model_version: Its version; empty takes the newest.
+            priority: "interactive" (the default) or "bulk": what is bulk waits while anything interactive does.
             timeout_s: The most that the whole text may take; None takes the client's.
         """
         request = generate_request(
@@ -175,6 +201,7 @@ class AsyncClient:
             return_state=return_state,
             model=model,
             model_version=model_version,
+            priority=priority,
         )
         with self._connection.calling():
             call = self._language_model.Generate(request, timeout=self._connection.timeout(timeout_s))
@@ -188,6 +215,7 @@ class AsyncClient:
         state: bytes | None = None,
         model: str = "",
         model_version: str = "",
+        priority: Priority | None = None,
         timeout_s: float | None = None,
     ) -> Score:
         """Answers the log probability of every token of a text, and its perplexity.
@@ -198,9 +226,12 @@ class AsyncClient:
             state: From an earlier reply of the same model version: the text is scored as its continuation.
             model: Name of the model; empty takes the server's only language model.
             model_version: Its version; empty takes the newest.
+            priority: "interactive" (the default) or "bulk": what is bulk waits while anything interactive does.
             timeout_s: The most that this call may take; None takes the client's.
         """
-        request = score_request(text, tokens=tokens, state=state, model=model, model_version=model_version)
+        request = score_request(
+            text, tokens=tokens, state=state, model=model, model_version=model_version, priority=priority
+        )
         with self._connection.calling():
             response = await self._language_model.Score(request, timeout=self._connection.timeout(timeout_s))
             return read_score(response)
@@ -213,6 +244,7 @@ class AsyncClient:
         truncate: bool = True,
         model: str = "",
         model_version: str = "",
+        priority: Priority | None = None,
         timeout_s: float | None = None,
     ) -> "NDArray[np.float32]":
         """Encodes any number of sentences: float32 [n, dimension], in their order; [1, dimension] for a single str.
@@ -223,15 +255,24 @@ class AsyncClient:
             truncate: Whether a sentence longer than the model's max_seq_length is cut at its end rather than refused.
             model: Name of the model; empty takes the server's only sentence encoder.
             model_version: Its version; empty takes the newest.
+            priority: "interactive" (the default) or "bulk": what is bulk waits while anything interactive does.
             timeout_s: The most that each call of a batch may take; None takes the client's.
         """
         wanted, count = at_least_one(sentences)
+        if fits_one_request(wanted, batch_size):
+            request = encode_request(
+                wanted, truncate=truncate, model=model, model_version=model_version, priority=priority
+            )
+            response = await self._encodings.ask(request, self._connection.timeout(timeout_s))
+            embeddings = read_embeddings(response, len(wanted))
+            return embeddings if count else embeddings[:0]
         batches = self.encode_batches(
             wanted,
             batch_size=batch_size,
             truncate=truncate,
             model=model,
             model_version=model_version,
+            priority=priority,
             timeout_s=timeout_s,
         )
         return stack([batch async for batch in batches], count)
@@ -244,6 +285,7 @@ class AsyncClient:
         truncate: bool = True,
         model: str = "",
         model_version: str = "",
+        priority: Priority | None = None,
         timeout_s: float | None = None,
     ) -> AsyncIterator[EncodedBatch]:
         """Encodes more sentences than memory holds: takes them as they are needed, yields their vectors in order.
@@ -252,12 +294,17 @@ class AsyncClient:
         """
         timeout_s = self._connection.timeout(timeout_s)
         requests = encode_requests(
-            sentences, batch_size=batch_size, truncate=truncate, model=model, model_version=model_version
+            sentences,
+            batch_size=batch_size,
+            truncate=truncate,
+            model=model,
+            model_version=model_version,
+            priority=priority,
         )
         return encode_calls_async(
             self._connection,
             requests,
-            lambda request: self._sentence_encoder.Encode(request, timeout=timeout_s),
+            lambda request: asyncio.create_task(self._encodings.ask(request, timeout_s)),
         )
 
     async def models(self, *, timeout_s: float | None = None) -> tuple[ModelInfo, ...]:
@@ -276,6 +323,9 @@ class AsyncClient:
     async def close(self) -> None:
         """Closes the connection. Calls that still run fail with CallCancelledError."""
         self._connection.closed = True
+        for shared in ("_predictions", "_encodings"):
+            if shared in self.__dict__:  # there was a call
+                await getattr(self, shared).close()
         if "_channel" in self.__dict__:  # there was a call
             await self._channel.close()
 

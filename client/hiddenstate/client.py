@@ -14,11 +14,21 @@ from hiddenstate.connection import (
     channel_options,
 )
 from hiddenstate.encoding import at_least_one, encode_calls, stack
+from hiddenstate.forks import begin_anew_in_forks
 from hiddenstate.generation import Generation
 from hiddenstate.predict_stream import PredictStream
-from hiddenstate.replies import read_model, read_prediction, read_score
-from hiddenstate.requests import encode_requests, generate_request, model_request, predict_request, score_request
-from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Score
+from hiddenstate.replies import read_embeddings, read_model, read_prediction, read_score
+from hiddenstate.requests import (
+    encode_request,
+    encode_requests,
+    fits_one_request,
+    generate_request,
+    model_request,
+    predict_request,
+    score_request,
+)
+from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Priority, Score
+from hiddenstate.shared_streams import shared_encodings, shared_predictions
 from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceStub
 from hiddenstate.v1.model_pb2 import ListModelsRequest
 from hiddenstate.v1.model_pb2_grpc import ModelServiceStub
@@ -55,16 +65,30 @@ class Client:
         Raises:
             ValueError: the address is not one.
         """
-        self._connection = Connection(address, timeout_s)
-        options = channel_options(max_message_bytes)
+        self._connection = Connection(address, timeout_s, max_message_bytes)
+        self._options = channel_options(max_message_bytes)
+        self._credentials = credentials
+        self._left_behind: list[object] = []
+        self._connect()
+        begin_anew_in_forks(self)
+
+    def begin_anew(self) -> None:
+        """Makes another connection. For forked processes: the threads that served the old one stayed in the parent."""
+        # Kept, since taking a connection of another process apart would take locks that nobody lets go of any more.
+        self._left_behind.append((self._channel, self._predictions, self._encodings))
+        self._connect()
+
+    def _connect(self) -> None:
         self._channel = (
-            grpc.insecure_channel(address, options)
-            if credentials is None
-            else grpc.secure_channel(address, credentials, options)
+            grpc.insecure_channel(self._connection.address, self._options)
+            if self._credentials is None
+            else grpc.secure_channel(self._connection.address, self._credentials, self._options)
         )
         self._language_model = LanguageModelServiceStub(self._channel)
         self._sentence_encoder = SentenceEncoderServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
+        self._predictions = shared_predictions(self._connection, self._language_model)
+        self._encodings = shared_encodings(self._connection, self._sentence_encoder)
 
     def predict(
         self,
@@ -77,6 +101,7 @@ class Client:
         return_state: bool = False,
         model: str = "",
         model_version: str = "",
+        priority: Priority | None = None,
         timeout_s: float | None = None,
     ) -> Prediction:
         """Answers the likeliest next words after a context.
@@ -90,6 +115,7 @@ class Client:
             return_state: Whether the prediction carries the state after the context.
             model: Name of the model; empty takes the server's only language model.
             model_version: Its version; empty takes the newest.
+            priority: "interactive" (the default) or "bulk": what is bulk waits while anything interactive does.
             timeout_s: The most that this call may take; None takes the client's.
         """
         request = predict_request(
@@ -101,10 +127,9 @@ class Client:
             return_state=return_state,
             model=model,
             model_version=model_version,
+            priority=priority,
         )
-        with self._connection.calling():
-            response = self._language_model.Predict(request, timeout=self._connection.timeout(timeout_s))
-            return read_prediction(response)
+        return read_prediction(self._predictions.ask(request, self._connection.timeout(timeout_s)))
 
     def open_stream(self) -> PredictStream:
         """Opens a stream of predictions whose contexts keep their state: each call sends only what is new."""
@@ -125,6 +150,7 @@ class Client:
         return_state: bool = False,
         model: str = "",
         model_version: str = "",
+        priority: Priority | None = None,
         timeout_s: float | None = None,
     ) -> Generation:
         """Continues a context word by word: iterate over the result, or take its `text()`.
@@ -142,6 +168,7 @@ class Client:
             return_state: Whether the state after the last word is wanted (see `Generation.state`).
             model: Name of the model; empty takes the server's only language model.
             model_version: Its version; empty takes the newest.
+            priority: "interactive" (the default) or "bulk": what is bulk waits while anything interactive does.
             timeout_s: The most that the whole text may take; None takes the client's.
         """
         request = generate_request(
@@ -157,6 +184,7 @@ class Client:
             return_state=return_state,
             model=model,
             model_version=model_version,
+            priority=priority,
         )
         with self._connection.calling():
             call = self._language_model.Generate(request, timeout=self._connection.timeout(timeout_s))
@@ -170,6 +198,7 @@ class Client:
         state: bytes | None = None,
         model: str = "",
         model_version: str = "",
+        priority: Priority | None = None,
         timeout_s: float | None = None,
     ) -> Score:
         """Answers the log probability of every token of a text, and its perplexity.
@@ -180,9 +209,12 @@ class Client:
             state: From an earlier reply of the same model version: the text is scored as its continuation.
             model: Name of the model; empty takes the server's only language model.
             model_version: Its version; empty takes the newest.
+            priority: "interactive" (the default) or "bulk": what is bulk waits while anything interactive does.
             timeout_s: The most that this call may take; None takes the client's.
         """
-        request = score_request(text, tokens=tokens, state=state, model=model, model_version=model_version)
+        request = score_request(
+            text, tokens=tokens, state=state, model=model, model_version=model_version, priority=priority
+        )
         with self._connection.calling():
             response = self._language_model.Score(request, timeout=self._connection.timeout(timeout_s))
             return read_score(response)
@@ -195,6 +227,7 @@ class Client:
         truncate: bool = True,
         model: str = "",
         model_version: str = "",
+        priority: Priority | None = None,
         timeout_s: float | None = None,
     ) -> "NDArray[np.float32]":
         """Encodes any number of sentences: float32 [n, dimension], in their order; [1, dimension] for a single str.
@@ -205,15 +238,24 @@ class Client:
             truncate: Whether a sentence longer than the model's max_seq_length is cut at its end rather than refused.
             model: Name of the model; empty takes the server's only sentence encoder.
             model_version: Its version; empty takes the newest.
+            priority: "interactive" (the default) or "bulk": what is bulk waits while anything interactive does.
             timeout_s: The most that each call of a batch may take; None takes the client's.
         """
         wanted, count = at_least_one(sentences)
+        if fits_one_request(wanted, batch_size):
+            request = encode_request(
+                wanted, truncate=truncate, model=model, model_version=model_version, priority=priority
+            )
+            response = self._encodings.ask(request, self._connection.timeout(timeout_s))
+            embeddings = read_embeddings(response, len(wanted))
+            return embeddings if count else embeddings[:0]
         batches = self.encode_batches(
             wanted,
             batch_size=batch_size,
             truncate=truncate,
             model=model,
             model_version=model_version,
+            priority=priority,
             timeout_s=timeout_s,
         )
         return stack(list(batches), count)
@@ -226,6 +268,7 @@ class Client:
         truncate: bool = True,
         model: str = "",
         model_version: str = "",
+        priority: Priority | None = None,
         timeout_s: float | None = None,
     ) -> Iterator[EncodedBatch]:
         """Encodes more sentences than memory holds: takes them as they are needed, yields their vectors in order.
@@ -234,12 +277,17 @@ class Client:
         """
         timeout_s = self._connection.timeout(timeout_s)
         requests = encode_requests(
-            sentences, batch_size=batch_size, truncate=truncate, model=model, model_version=model_version
+            sentences,
+            batch_size=batch_size,
+            truncate=truncate,
+            model=model,
+            model_version=model_version,
+            priority=priority,
         )
         return encode_calls(
             self._connection,
             requests,
-            lambda request: self._sentence_encoder.Encode.future(request, timeout=timeout_s),
+            lambda request: self._encodings.begin(request, timeout_s),
         )
 
     def models(self, *, timeout_s: float | None = None) -> tuple[ModelInfo, ...]:
@@ -258,6 +306,8 @@ class Client:
     def close(self) -> None:
         """Closes the connection. Calls that still run fail with CallCancelledError."""
         self._connection.closed = True
+        self._predictions.close()
+        self._encodings.close()
         self._channel.close()
 
     def __enter__(self) -> Self:

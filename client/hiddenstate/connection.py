@@ -22,7 +22,15 @@ _GRPC_SCHEME = re.compile(r"(unix|unix-abstract|dns|ipv4|ipv6|vsock|xds|passthro
 
 # gRPC makes a call again by itself where that is safe: every one of these computes the same answer again. Streams are
 # left out: gRPC core 1.85 was seen to hang, past any deadline, on a retried stream whose server had gone.
-_RETRY = {"maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2}
+# What rides on a shared stream keeps to the same numbers (retries.py).
+RETRY_MOST_ATTEMPTS = 4
+RETRY_BACKOFF_S = 0.1
+_RETRY = {
+    "maxAttempts": RETRY_MOST_ATTEMPTS,
+    "initialBackoff": f"{RETRY_BACKOFF_S}s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+}
 _SERVICE_CONFIG = {
     "methodConfig": [
         {
@@ -45,9 +53,13 @@ _SERVICE_CONFIG = {
 class Connection:
     """Where calls go, how long they may take, and whether they still may be made."""
 
-    def __init__(self, address: str, timeout_s: float | None) -> None:
+    def __init__(
+        self, address: str, timeout_s: float | None, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    ) -> None:
         self.address = check_address(address)
         self.closed = False
+        # gRPC takes a negative limit for none.
+        self.max_message_bytes = max_message_bytes if max_message_bytes >= 0 else 2**31 - 1
         self._timeout_s = timeout_s
 
     def timeout(self, timeout_s: float | None) -> float | None:

@@ -1,7 +1,8 @@
 """Encodes any number of sentences in calls of bounded size, several of them at once, results in order."""
 
+import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from hiddenstate.connection import Connection
@@ -23,11 +24,7 @@ _STAND_IN = ("x",)
 
 class _Call(Protocol):
     def result(self) -> "EncodeResponse": ...
-    def cancel(self) -> bool: ...
-
-
-class _AsyncCall(Awaitable["EncodeResponse"], Protocol):
-    def cancel(self) -> bool: ...
+    def cancel(self) -> object: ...
 
 
 def encode_calls(
@@ -65,7 +62,9 @@ def encode_calls(
 
 
 async def encode_calls_async(
-    connection: Connection, requests: "Iterable[EncodeRequest]", start: "Callable[[EncodeRequest], _AsyncCall]"
+    connection: Connection,
+    requests: "Iterable[EncodeRequest]",
+    start: "Callable[[EncodeRequest], asyncio.Task[EncodeResponse]]",
 ) -> AsyncIterator[EncodedBatch]:
     """Makes the calls and yields their results in the order of the requests.
 
@@ -74,7 +73,7 @@ async def encode_calls_async(
         HiddenstateError: a call failed; the others are cancelled.
     """
     same_model = _SameModel()
-    running: deque[tuple[EncodeRequest, _AsyncCall]] = deque()
+    running: deque[tuple[EncodeRequest, asyncio.Task[EncodeResponse]]] = deque()
 
     async def finish() -> EncodedBatch:
         request, call = running[0]
@@ -94,6 +93,7 @@ async def encode_calls_async(
     finally:
         for _, call in running:
             call.cancel()
+        await asyncio.gather(*(call for _, call in running), return_exceptions=True)  # all have ended
 
 
 def at_least_one(sentences: Iterable[str] | str) -> tuple[Sequence[str], int]:

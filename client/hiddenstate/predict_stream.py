@@ -2,16 +2,19 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from hiddenstate.async_request_stream import AsyncRequestStream
 from hiddenstate.connection import Connection
 from hiddenstate.errors import DeadlineError, InvalidRequestError
 from hiddenstate.replies import read_prediction
-from hiddenstate.request_stream import AsyncRequestStream, RequestStream, StreamCall
+from hiddenstate.request_stream import RequestStream, StreamCall
 from hiddenstate.requests import predict_request, streamed_request
-from hiddenstate.results import Prediction
+from hiddenstate.results import Prediction, Priority
+from hiddenstate.shared_streams import join_predictions
+from hiddenstate.streaming import StreamEndedError
 from hiddenstate.v1.language_model_pb2 import (
     PredictResponse,
     PredictStreamRequest,
@@ -38,12 +41,13 @@ class PredictStream:
         def start(messages: Iterator[PredictStreamRequest]) -> StreamCall[PredictResponse]:
             return method(messages)
 
-        self._requests: _Requests = RequestStream(connection, start, _join)
+        self._timeout = connection.timeout
+        self._requests: _Requests = RequestStream(connection, start, join_predictions, connection.max_message_bytes)
         self._context_ids = itertools.count(1)
 
-    def context(self, *, model: str = "", model_version: str = "") -> "Context":
+    def context(self, *, model: str = "", model_version: str = "", priority: Priority | None = None) -> "Context":
         """Begins a context; the server remembers what its predictions append for as long as the stream lives."""
-        return Context(self._requests, next(self._context_ids), model, model_version)
+        return Context(self._requests, self._timeout, next(self._context_ids), model, model_version, priority)
 
     def close(self) -> None:
         """Ends the stream, and with it its contexts."""
@@ -61,11 +65,21 @@ class PredictStream:
 class Context:
     """A text that grows; the server holds the model's state after it."""
 
-    def __init__(self, requests: _Requests, context_id: int, model: str, model_version: str) -> None:
+    def __init__(
+        self,
+        requests: _Requests,
+        timeout: Callable[[float | None], float | None],
+        context_id: int,
+        model: str,
+        model_version: str,
+        priority: Priority | None,
+    ) -> None:
         self._requests = requests
+        self._timeout = timeout
         self._id = context_id
         self._model = model
         self._model_version = model_version
+        self._priority = priority
         self._closed = False
 
     def predict(
@@ -99,9 +113,12 @@ class Context:
             return_state=return_state,
             model=self._model,
             model_version=self._model_version,
+            priority=self._priority,
         )
         try:
-            return read_prediction(self._requests.ask(streamed_request(self._id, request), timeout_s))
+            return read_prediction(self._requests.ask(streamed_request(self._id, request), self._timeout(timeout_s)))
+        except StreamEndedError as ended:
+            raise ended.error from None
         except (DeadlineError, KeyboardInterrupt):
             self.close()
             raise
@@ -132,12 +149,15 @@ class AsyncPredictStream:
         def start(messages: AsyncIterator[PredictStreamRequest]) -> "AsyncIterator[PredictStreamResponse]":
             return aiter(method(messages))
 
-        self._requests: _AsyncRequests = AsyncRequestStream(connection, start, _join)
+        self._timeout = connection.timeout
+        self._requests: _AsyncRequests = AsyncRequestStream(
+            connection, start, join_predictions, connection.max_message_bytes
+        )
         self._context_ids = itertools.count(1)
 
-    def context(self, *, model: str = "", model_version: str = "") -> "AsyncContext":
+    def context(self, *, model: str = "", model_version: str = "", priority: Priority | None = None) -> "AsyncContext":
         """Begins a context; the server remembers what its predictions append for as long as the stream lives."""
-        return AsyncContext(self._requests, next(self._context_ids), model, model_version)
+        return AsyncContext(self._requests, self._timeout, next(self._context_ids), model, model_version, priority)
 
     async def close(self) -> None:
         """Ends the stream, and with it its contexts."""
@@ -155,11 +175,21 @@ class AsyncPredictStream:
 class AsyncContext:
     """A text that grows; the server holds the model's state after it."""
 
-    def __init__(self, requests: _AsyncRequests, context_id: int, model: str, model_version: str) -> None:
+    def __init__(
+        self,
+        requests: _AsyncRequests,
+        timeout: Callable[[float | None], float | None],
+        context_id: int,
+        model: str,
+        model_version: str,
+        priority: Priority | None,
+    ) -> None:
         self._requests = requests
+        self._timeout = timeout
         self._id = context_id
         self._model = model
         self._model_version = model_version
+        self._priority = priority
         self._closed = False
 
     async def predict(
@@ -193,9 +223,13 @@ class AsyncContext:
             return_state=return_state,
             model=self._model,
             model_version=self._model_version,
+            priority=self._priority,
         )
         try:
-            return read_prediction(await self._requests.ask(streamed_request(self._id, request), timeout_s))
+            item = streamed_request(self._id, request)
+            return read_prediction(await self._requests.ask(item, self._timeout(timeout_s)))
+        except StreamEndedError as ended:
+            raise ended.error from None
         except (DeadlineError, asyncio.CancelledError):
             await self.close()
             raise
@@ -213,10 +247,6 @@ class AsyncContext:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _join(requests: Sequence[StreamedPredictRequest]) -> PredictStreamRequest:
-    return PredictStreamRequest(requests=requests)
 
 
 def _check_open(*, closed: bool) -> None:

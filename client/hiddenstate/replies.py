@@ -1,5 +1,7 @@
 """Reads replies into plain values. Pure: no connection is needed."""
 
+from typing import TYPE_CHECKING
+
 from hiddenstate.errors import InvalidReplyError
 from hiddenstate.results import (
     Candidate,
@@ -14,6 +16,10 @@ from hiddenstate.results import (
     Usage,
 )
 from hiddenstate.v1 import language_model_pb2, model_pb2, sentence_encoder_pb2, usage_pb2
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _FINISH_REASONS = {
     language_model_pb2.GenerateResponse.FINISH_REASON_LENGTH: FinishReason.LENGTH,
@@ -65,24 +71,33 @@ def read_encoded(response: sentence_encoder_pb2.EncodeResponse, count: int) -> E
     Raises:
         InvalidReplyError: the reply has another number of vectors, or its bytes do not fit its numbers.
     """
-    import numpy as np  # here, since it is a quarter of the time that `import hiddenstate` takes
-
-    if response.count != count:
-        raise InvalidReplyError(f"{count} sentences were sent, but {response.count} vectors came back")
-    expected = count * response.dimension * 4
-    if not expected or len(response.embeddings) != expected:
-        raise InvalidReplyError(
-            f"{count} vectors of {response.dimension} float32 values take {expected} bytes, "
-            f"but {len(response.embeddings)} came back"
-        )
-    values = np.frombuffer(response.embeddings, dtype="<f4").astype(np.float32)  # a copy, so it can be written to
     return EncodedBatch(
-        embeddings=values.reshape(count, response.dimension),
+        embeddings=read_embeddings(response, count),
         truncated=response.truncated,
         usage=read_usage(response.usage),
         model=response.model,
         model_version=response.model_version,
     )
+
+
+def read_embeddings(response: sentence_encoder_pb2.EncodeResponse, count: int) -> "NDArray[np.float32]":
+    """Reads the vectors of `count` sentences: float32 [count, dimension], which may be written to.
+
+    Raises:
+        InvalidReplyError: the reply has another number of vectors, or its bytes do not fit its numbers.
+    """
+    import numpy as np  # here, since it is a quarter of the time that `import hiddenstate` takes
+
+    embeddings, dimension = response.embeddings, response.dimension
+    if response.count != count:
+        raise InvalidReplyError(f"{count} sentences were sent, but {response.count} vectors came back")
+    if not embeddings or len(embeddings) != count * dimension * 4:
+        raise InvalidReplyError(
+            f"{count} vectors of {dimension} float32 values take {count * dimension * 4} bytes, "
+            f"but {len(embeddings)} came back"
+        )
+    values = np.ndarray((count, dimension), "<f4", bytearray(embeddings))
+    return values.astype(np.float32, copy=False)  # the same but for machines with the other order of bytes
 
 
 def read_model(model: model_pb2.Model) -> ModelInfo:

@@ -1,259 +1,189 @@
-"""Many requests over one stream: whatever waits when the writer wakes goes out in one message, replies match by id.
+"""Many requests over one stream, for threads: whatever waits when the writer is free goes out in one message.
 
-There is no timer and nothing to set. A lone request leaves at once; while a message is on its way, the requests that
-come in meanwhile gather, and leave together as the next one. Nothing here knows what is asked: a stream is made from
-the call that starts it and the function that joins requests into a message.
+The same as `async_request_stream.py`, which says more.
 """
 
-import asyncio
+import itertools
 import queue
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
-from typing import Generic, Literal, Protocol, TypeVar
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
 
 import grpc
 
 from hiddenstate.connection import Connection
-from hiddenstate.errors import (
-    CallCancelledError,
-    DeadlineError,
-    HiddenstateError,
-    UnavailableError,
-    request_error,
-    stream_error,
-)
-from hiddenstate.pending import Pending
-from hiddenstate.v1.usage_pb2 import RequestError
+from hiddenstate.errors import request_error
+from hiddenstate.outbox import Outbox, StreamedRequest
+from hiddenstate.streaming import ReplyMessage, ResponseT_co, StreamEndedError, ending, milliseconds, no_reply
+from hiddenstate.waiter import Waiter
 
-# Of one message: past either, the rest waits for the next one, so that long texts stay under the message limit.
-_MOST_REQUESTS = 1024
-_MOST_BYTES = 2**20
 _CLOSE_TIMEOUT_S = 5.0
 
-
-class StreamedRequest(Protocol):
-    """A request that a stream numbers."""
-
-    request_id: int
-
-    def ByteSize(self) -> int: ...  # noqa: N802 - protobuf's name
+ResponseT = TypeVar("ResponseT")
+ItemT = TypeVar("ItemT", bound=StreamedRequest)
+MessageT = TypeVar("MessageT")
 
 
-Response = TypeVar("Response")
-Response_co = TypeVar("Response_co", covariant=True)
-Item = TypeVar("Item", bound=StreamedRequest)
-Message = TypeVar("Message")
-
-
-class StreamedReply(Protocol[Response_co]):
-    """The reply to one request: a response or an error."""
-
-    request_id: int
-
-    @property
-    def response(self) -> Response_co: ...
-    @property
-    def error(self) -> RequestError: ...
-    def HasField(self, field_name: Literal["error"], /) -> bool: ...  # noqa: N802 - protobuf's name
-
-
-class ReplyMessage(Protocol[Response_co]):
-    """Replies that came together."""
-
-    @property
-    def responses(self) -> Iterable[StreamedReply[Response_co]]: ...
-
-
-class StreamCall(Iterable[ReplyMessage[Response_co]], Protocol[Response_co]):
-    """A running call of the synchronous client."""
+class StreamCall(Iterable[ReplyMessage[ResponseT_co]], Protocol[ResponseT_co]):
+    """A running call."""
 
     def cancel(self) -> bool: ...
 
 
-class RequestStream(Generic[Item, Message, Response]):
+class RequestStream(Generic[ItemT, MessageT, ResponseT]):
     """A stream for threads: any of them may ask at any time, each waits for its own reply."""
 
     def __init__(
         self,
         connection: Connection,
-        start: Callable[[Iterator[Message]], StreamCall[Response]],
-        join: Callable[[Sequence[Item]], Message],
+        start: Callable[[Iterator[MessageT]], StreamCall[ResponseT]],
+        join: Callable[[Sequence[ItemT]], MessageT],
+        most_bytes: int,
     ) -> None:
+        """Starts the call.
+
+        Args:
+            connection: Where it goes.
+            start: Starts the call with an iterator of the messages to send.
+            join: Makes a message of requests.
+            most_bytes: The largest request that may be sent; one that is larger fails alone.
+
+        Raises:
+            CallCancelledError: the client is closed.
+        """
+        self.ended: StreamEndedError | None = None
         self._connection = connection
         self._join = join
         self._closing = False
-        self._pending: Pending[Response] = Pending()
-        self._waiting: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._sent = self._answered = 0  # requests and replies, whether or not somebody waits
+        self._ids = itertools.count(1)
+        self._pending: dict[int, Waiter[ResponseT]] = {}
+        self._outbox: Outbox[ItemT] = Outbox(most_bytes)
+        self._idle = False  # whether the writer waits for news
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
         with connection.calling():
             self._call = start(self._messages())  # gRPC takes the messages in a thread of its own
         self._reader = threading.Thread(target=self._read, name="hiddenstate-replies", daemon=True)
         self._reader.start()
 
-    def ask(self, request: Item, timeout_s: float | None) -> Response:
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the server has answered all that it was sent."""
+        return self._sent == self._answered and not self._outbox
+
+    def ask(self, item: ItemT, timeout_s: float | None) -> ResponseT:
         """Sends a request and waits for its reply.
 
         Raises:
             DeadlineError: no reply within `timeout_s`; the server may still act on the request.
-            HiddenstateError: the server refused the request, or the stream has ended.
+            StreamEndedError: the stream has ended.
+            HiddenstateError: the server refused the request, or it is too large.
         """
-        slot: Future[Response] = Future()
-        request.request_id = self._pending.add(slot)
-        self._waiting.put(request)
+        return self.wait(item.request_id, self.send(item, timeout_s), timeout_s)
+
+    def send(self, item: ItemT, timeout_s: float | None) -> Waiter[ResponseT]:
+        """Sends a request; `wait` is for its reply."""
+        waiter: Waiter[ResponseT] = Waiter()
+        item.request_id = request_id = next(self._ids)
+        if timeout_s is not None:
+            item.timeout_ms = milliseconds(timeout_s)
+        self._pending[request_id] = waiter
+        # Looked at only now: either this thread sees the end, or who ends the stream sees the waiter.
+        if self.ended is not None:
+            self._fail_all(self.ended)
+        self._outbox.append((item, waiter))
+        self._wake()
+        return waiter
+
+    def wait(self, request_id: int, waiter: Waiter[ResponseT], timeout_s: float | None) -> ResponseT:
+        """Waits for the reply to a request that was sent. Raises what `ask` does."""
         try:
-            return slot.result(self._connection.timeout(timeout_s))
-        except TimeoutError:
-            raise _no_reply(self._connection) from None
+            if waiter.wait(timeout_s):
+                return waiter.result()
+            raise no_reply(self._connection)
         finally:
-            self._pending.drop(request.request_id)
+            self.leave(request_id, waiter)
 
-    def tell(self, request: Item) -> None:
+    def leave(self, request_id: int, waiter: Waiter[ResponseT]) -> None:
+        """Forgets a request whose caller waits no longer."""
+        waiter.leave()
+        self._pending.pop(request_id, None)
+
+    def tell(self, item: ItemT) -> None:
         """Sends a request whose reply does not matter. Does nothing where the stream has ended."""
-        self._waiting.put(request)
+        self._outbox.append((item, None))
+        self._wake()
 
-    def close(self) -> None:
-        """Lets replies that are due come in, then ends the stream; who waits even then gets CallCancelledError."""
+    def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
+        """Lets replies that are due come in for some time, then ends the stream; who still waits is told so."""
         self._closing = True
-        self._waiting.put(None)
-        self._reader.join(_CLOSE_TIMEOUT_S)
+        self._news.put(None)
+        self._reader.join(timeout_s)
         self._call.cancel()
 
-    def _messages(self) -> Iterator[Message]:
-        ended = False
-        while not ended:
-            items, ended = self._take()
-            if items:
-                yield self._join(items)
+    def abandon(self) -> None:
+        """Ends the stream and waits for nothing."""
+        self._closing = True
+        self._call.cancel()
 
-    def _take(self) -> tuple[list[Item], bool]:
-        """Waits for a request, then takes all that wait. Tells whether the stream ends after them."""
-        items: list[Item] = []
-        size = 0
-        item = self._waiting.get()
-        with suppress(queue.Empty):
-            while item is not None:
-                items.append(item)
-                size += item.ByteSize()
-                if _is_full(items, size):
-                    return items, False
-                item = self._waiting.get_nowait()
-        return items, item is None
+    def _messages(self) -> Iterator[MessageT]:
+        while self.ended is None:
+            self._let_others_come()
+            if items := self._outbox.take():
+                self._sent += len(items)
+                yield self._join(items)
+            elif self._closing:
+                return
+            else:
+                self._await_news()
+
+    def _let_others_come(self) -> None:
+        """Lets threads run that are about to ask, as long as each turn brings more of them; never waits."""
+        count = 0
+        while len(self._outbox) > count:
+            count = len(self._outbox)
+            time.sleep(0)
+
+    def _await_news(self) -> None:
+        self._idle = True
+        # Looked at only now: either this thread sees the request, or who puts it sees that the writer is idle.
+        if not self._outbox and not self._closing and self.ended is None:
+            self._news.get()
+        self._idle = False
+
+    def _wake(self) -> None:
+        if self._idle:
+            self._idle = False
+            self._news.put(None)
 
     def _read(self) -> None:
-        error: HiddenstateError | None = None
+        cause: grpc.RpcError | None = None
         try:
             for message in self._call:
-                _answer(self._pending, message, self._connection)
-        except grpc.RpcError as cause:
-            error = stream_error(cause, self._connection.address)
+                self._answer(message)
+        except grpc.RpcError as error:
+            cause = error
         finally:
-            self._pending.fail(_reason(error, self._connection, closing=self._closing))
-            self._waiting.put(None)  # lets go of gRPC's thread
+            self.ended = ending(cause, self._connection, closing=self._closing, worked=self._answered > 0)
+            self._fail_all(self.ended)
+            self._news.put(None)  # lets go of gRPC's thread
 
+    def _answer(self, message: ReplyMessage[ResponseT]) -> None:
+        replies = message.responses
+        self._answered += len(replies)
+        for reply in replies:
+            waiter = self._pending.pop(reply.request_id, None)
+            if waiter is None:
+                continue
+            if reply.HasField("error"):
+                error = reply.error
+                waiter.set_exception(request_error(error.code, error.message, self._connection.address))
+            else:
+                waiter.set_result(reply.response)
 
-class AsyncRequestStream(Generic[Item, Message, Response]):
-    """A stream for tasks of one event loop: any of them may ask at any time, each waits for its own reply."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        start: Callable[[AsyncIterator[Message]], AsyncIterable[ReplyMessage[Response]]],
-        join: Callable[[Sequence[Item]], Message],
-    ) -> None:
-        self._connection = connection
-        self._join = join
-        self._closing = False
-        self._pending: Pending[Response] = Pending()
-        self._waiting: asyncio.Queue[Item | None] = asyncio.Queue()
-        with connection.calling():
-            self._call = start(self._messages())
-        self._reader = asyncio.create_task(self._read(), name="hiddenstate-replies")
-
-    async def ask(self, request: Item, timeout_s: float | None) -> Response:
-        """Sends a request and waits for its reply.
-
-        Raises:
-            DeadlineError: no reply within `timeout_s`; the server may still act on the request.
-            HiddenstateError: the server refused the request, or the stream has ended.
-        """
-        slot: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        request.request_id = self._pending.add(slot)
-        self._waiting.put_nowait(request)
-        try:
-            async with asyncio.timeout(self._connection.timeout(timeout_s)):
-                return await slot
-        except TimeoutError:
-            raise _no_reply(self._connection) from None
-        finally:
-            self._pending.drop(request.request_id)
-
-    def tell(self, request: Item) -> None:
-        """Sends a request whose reply does not matter. Does nothing where the stream has ended."""
-        self._waiting.put_nowait(request)
-
-    async def close(self) -> None:
-        """Lets replies that are due come in, then ends the stream; who waits even then gets CallCancelledError."""
-        self._closing = True
-        self._waiting.put_nowait(None)
-        await asyncio.wait([self._reader], timeout=_CLOSE_TIMEOUT_S)
-        self._reader.cancel()
-        await asyncio.wait([self._reader])
-
-    async def _messages(self) -> AsyncIterator[Message]:
-        ended = False
-        while not ended:
-            items, ended = await self._take()
-            if items:
-                yield self._join(items)
-
-    async def _take(self) -> tuple[list[Item], bool]:
-        """Waits for a request, then takes all that wait. Tells whether the stream ends after them."""
-        items: list[Item] = []
-        size = 0
-        item = await self._waiting.get()
-        with suppress(asyncio.QueueEmpty):
-            while item is not None:
-                items.append(item)
-                size += item.ByteSize()
-                if _is_full(items, size):
-                    return items, False
-                item = self._waiting.get_nowait()
-        return items, item is None
-
-    async def _read(self) -> None:
-        error: HiddenstateError | None = None
-        try:
-            async for message in self._call:
-                _answer(self._pending, message, self._connection)
-        except grpc.RpcError as cause:
-            error = stream_error(cause, self._connection.address)
-        except asyncio.CancelledError:
-            error = CallCancelledError("the stream was closed")
-        finally:
-            self._pending.fail(_reason(error, self._connection, closing=self._closing))
-            self._waiting.put_nowait(None)  # lets go of gRPC's task
-
-
-def _is_full(items: Sequence[StreamedRequest], size: int) -> bool:
-    return len(items) >= _MOST_REQUESTS or size >= _MOST_BYTES
-
-
-def _answer(pending: Pending[Response], message: ReplyMessage[Response], connection: Connection) -> None:
-    for reply in message.responses:
-        if reply.HasField("error"):
-            error = request_error(reply.error.code, reply.error.message, connection.address)
-            pending.answer(reply.request_id, error)
-        else:
-            pending.answer(reply.request_id, reply.response)
-
-
-def _reason(error: HiddenstateError | None, connection: Connection, *, closing: bool) -> HiddenstateError:
-    """Says why nothing more will come: what went wrong, unless it was this side that wanted the end."""
-    if closing or connection.closed:
-        return CallCancelledError("the stream was closed")
-    return error or UnavailableError(f"the server at {connection.address} ended the stream; open another")
-
-
-def _no_reply(connection: Connection) -> DeadlineError:
-    return DeadlineError(f"no reply from {connection.address} in time; allow more with timeout_s")
+    def _fail_all(self, reason: StreamEndedError) -> None:
+        for request_id in list(self._pending):
+            waiter = self._pending.pop(request_id, None)  # another thread may do the same
+            if waiter is not None:
+                waiter.set_exception(reason.copy())

@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from hiddenstate.errors import InvalidRequestError
 from hiddenstate.refusals import refusal
+from hiddenstate.results import Priority
 from hiddenstate.v1.language_model_pb2 import (
     GenerateRequest,
     PredictRequest,
@@ -15,12 +16,15 @@ from hiddenstate.v1.language_model_pb2 import (
     StreamedPredictRequest,
 )
 from hiddenstate.v1.model_pb2 import GetModelRequest
-from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
+from hiddenstate.v1.priority_pb2 import PRIORITY_BULK, PRIORITY_INTERACTIVE
+from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest, StreamedEncodeRequest
 
 M = TypeVar("M", bound=Message)
 
 # Keeps a request of long sentences far below the 4 MiB that gRPC servers accept unless told otherwise.
 _MOST_CHARACTERS = 500_000
+
+_PRIORITIES = {None: None, "interactive": PRIORITY_INTERACTIVE, "bulk": PRIORITY_BULK}
 
 
 def predict_request(
@@ -33,6 +37,7 @@ def predict_request(
     return_state: bool,
     model: str = "",
     model_version: str = "",
+    priority: Priority | None = None,
 ) -> PredictRequest:
     """Builds the request of a prediction.
 
@@ -49,6 +54,7 @@ def predict_request(
         return_state=return_state,
         model=model,
         model_version=model_version,
+        priority=_priority(priority),
     )
 
 
@@ -73,6 +79,7 @@ def generate_request(
     return_state: bool,
     model: str,
     model_version: str,
+    priority: Priority | None,
 ) -> GenerateRequest:
     """Builds the request of a continuation; None leaves a default to the server.
 
@@ -95,11 +102,18 @@ def generate_request(
         return_state=return_state,
         model=model,
         model_version=model_version,
+        priority=_priority(priority),
     )
 
 
 def score_request(
-    text: str | None, *, tokens: Iterable[int] | None, state: bytes | None, model: str, model_version: str
+    text: str | None,
+    *,
+    tokens: Iterable[int] | None,
+    state: bytes | None,
+    model: str,
+    model_version: str,
+    priority: Priority | None,
 ) -> ScoreRequest:
     """Builds the request of a score.
 
@@ -113,11 +127,67 @@ def score_request(
         state=state,
         model=model,
         model_version=model_version,
+        priority=_priority(priority),
+    )
+
+
+def streamed_prediction(predict: PredictRequest) -> StreamedPredictRequest:
+    """Wraps a prediction of no context for a stream, which numbers it."""
+    return StreamedPredictRequest(predict=predict)
+
+
+def streamed_encoding(encode: EncodeRequest) -> StreamedEncodeRequest:
+    """Wraps sentences for a stream, which numbers them."""
+    return StreamedEncodeRequest(encode=encode)
+
+
+def fits_one_request(sentences: Sequence[str], batch_size: int) -> bool:
+    """Tells whether sentences need no cutting into batches, which would find nothing wrong with them either."""
+    if len(sentences) == 1 <= batch_size:  # however long it is
+        return type(sentences[0]) is str
+    return (
+        len(sentences) <= batch_size
+        and {str}.issuperset(map(type, sentences))
+        and sum(map(len, sentences)) <= _MOST_CHARACTERS
+    )
+
+
+def encode_request(
+    sentences: Sequence[str],
+    *,
+    truncate: bool,
+    model: str,
+    model_version: str,
+    priority: Priority | None,
+    first: int = 0,
+) -> EncodeRequest:
+    """Builds a request for some sentences, of which `first` is the place among all.
+
+    Raises:
+        InvalidRequestError: a value cannot be sent; the message names it.
+    """
+    level = _priority(priority)
+    try:
+        return EncodeRequest(
+            sentences=sentences, truncate=truncate, model=model, model_version=model_version, priority=level
+        )
+    except (TypeError, ValueError):
+        pass
+    if unsendable := _unsendable_sentence(sentences, first):
+        raise InvalidRequestError(unsendable)
+    return _build(
+        EncodeRequest, sentences=sentences, truncate=truncate, model=model, model_version=model_version, priority=level
     )
 
 
 def encode_requests(
-    sentences: Iterable[str], *, batch_size: int, truncate: bool, model: str, model_version: str
+    sentences: Iterable[str],
+    *,
+    batch_size: int,
+    truncate: bool,
+    model: str,
+    model_version: str,
+    priority: Priority | None,
 ) -> Iterator[EncodeRequest]:
     """Cuts sentences into requests of at most `batch_size` of them, lazily and in order.
 
@@ -128,10 +198,9 @@ def encode_requests(
         raise InvalidRequestError(f"batch_size: is {batch_size}, must be 1 or more")
     first = 0
     for batch in _batches(sentences, batch_size):
-        try:
-            yield EncodeRequest(sentences=batch, truncate=truncate, model=model, model_version=model_version)
-        except (TypeError, ValueError):
-            raise InvalidRequestError(_unsendable_sentence(batch, first)) from None
+        yield encode_request(
+            batch, truncate=truncate, model=model, model_version=model_version, priority=priority, first=first
+        )
         first += len(batch)
 
 
@@ -167,6 +236,12 @@ def _token_ids(text: str | None, tokens: Iterable[int] | None) -> dict[str, Iter
     return {"ids": tokens}
 
 
+def _priority(priority: Priority | None) -> Any:
+    if priority in _PRIORITIES:
+        return _PRIORITIES[priority]
+    raise InvalidRequestError(f"priority: is {priority!r}; it must be 'interactive' or 'bulk'")
+
+
 def _batches(sentences: Iterable[str], batch_size: int) -> Iterator[list[str]]:
     batch: list[str] = []
     characters = 0
@@ -182,10 +257,10 @@ def _batches(sentences: Iterable[str], batch_size: int) -> Iterator[list[str]]:
         yield batch
 
 
-def _unsendable_sentence(batch: list[str], first: int) -> str:
+def _unsendable_sentence(batch: Sequence[str], first: int) -> str | None:
     for index, sentence in zip(itertools.count(first), batch, strict=False):
         try:
             EncodeRequest(sentences=[sentence])
         except (TypeError, ValueError) as error:
             return refusal(f"sentences[{index}]", sentence, error)
-    return "sentences: cannot be sent"
+    return None

@@ -4,11 +4,14 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+Priority = Literal["interactive", "bulk"]  # who goes first where requests wait for the model; bulk has time
 
 
 class FinishReason(enum.StrEnum):

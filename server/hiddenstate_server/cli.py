@@ -15,11 +15,12 @@ from hiddenstate_server.config import (
     Group,
     Setting,
     Settings,
+    choices_of,
     declared,
     environment_variable,
     flag,
 )
-from hiddenstate_server.errors import BundleError, ConfigError
+from hiddenstate_server.errors import BundleError, ConfigError, WorkersError
 
 
 class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
@@ -34,6 +35,16 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic only in the n
         if match is None:
             self.fail(f"{value!r} is not a number of bytes, for example 4194304 or 4MiB", param, ctx)
         return int(match[1]) * self.units[match[2].lower()]
+
+
+class PathOrUrl(click.ParamType):  # type: ignore[type-arg]
+    """A path, or a URL as it stands: a path would make one slash of two."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        """Makes a path of what is no URL."""
+        return value if "://" in str(value) else Path(value)
 
 
 class GroupedCommand(click.Command):
@@ -69,8 +80,10 @@ def _option(name: str, kind: Any, default: Any, setting: Setting) -> click.Optio
 def _type(kind: Any, setting: Setting) -> Any:
     if setting.is_bytes:
         return Bytes()
-    if choices := typing.get_args(kind):
+    if choices := choices_of(kind):
         return click.Choice(choices)
+    if kind == Path | str:
+        return PathOrUrl()
     return click.Path(path_type=Path) if kind is Path else kind
 
 
@@ -87,7 +100,7 @@ def _serve(**values: Any) -> None:
 
     try:
         run(settings)
-    except (BundleError, ConfigError) as error:
+    except (BundleError, ConfigError, WorkersError) as error:
         raise click.ClickException(str(error)) from None
 
 

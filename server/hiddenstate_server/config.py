@@ -88,6 +88,19 @@ class EngineSettings:
     cache_bytes: int = setting(
         256 * MIB, "Model execution", "Memory for the prefix-state cache. 0 turns it off.", maximum=2**50, is_bytes=True
     )
+    max_models_memory: int = setting(
+        0,
+        "Model execution",
+        "Memory for models, counted by the size of their files. 0 sets no limit.",
+        maximum=2**50,
+        is_bytes=True,
+    )
+    unload_timeout_s: float = setting(
+        60.0,
+        "Model execution",
+        "How long a version that was replaced goes on for calls and contexts that still use it, in seconds.",
+        metavar="SECONDS",
+    )
     max_waiting_tokens: int = setting(
         500_000, "Limits", "Most tokens that may wait for one model; more are refused at once.", minimum=1
     )
@@ -108,14 +121,40 @@ class Settings:
         ConfigError: a value is out of range.
     """
 
-    models: Path = setting(  # noqa: RUF009 - it makes a field, as dataclasses.field does
-        Path("models"), "Serving", "Folder with the models, as NAME/VERSION/bundle.json.", metavar="DIR"
+    models: Path | str = setting(  # noqa: RUF009 - it makes a field, as dataclasses.field does
+        Path("models"),
+        "Serving",
+        "Folder with the models, as NAME/VERSION/bundle.json, or the URL of one in an object store: s3://BUCKET/PATH.",
+        metavar="DIR",
+    )
+    models_cache: Path = setting(  # noqa: RUF009
+        Path("~/.cache/hiddenstate"), "Serving", "Where models from an object store are kept.", metavar="DIR"
+    )
+    watch_models: Literal["events", "poll", "off"] = setting(
+        "events",
+        "Serving",
+        "How to hear of changes in --models. events: from the system, at once; object stores are polled. poll: by "
+        "looking, as network folders need it. off: only calls load and unload.",
+    )
+    poll_interval_s: float = setting(
+        60.0,
+        "Serving",
+        "How often models are looked for where they are polled, in seconds.",
+        metavar="SECONDS",
+        minimum=1,
     )
     listen: str = setting(
         "127.0.0.1:50051", "Serving", "Where to answer gRPC. Port 0 takes a free one.", metavar="HOST:PORT"
     )
     metrics: str = setting(
         "127.0.0.1:9464", "Serving", "Where to answer Prometheus, at /metrics. off: nowhere.", metavar="HOST:PORT"
+    )
+    workers: int = setting(
+        1,
+        "Serving",
+        "Processes that serve, all on the one port. The cores and the cache are divided among them.",
+        minimum=1,
+        maximum=1024,
     )
     drain_timeout_s: float = setting(
         30.0, "Serving", "How long running calls may go on after SIGTERM, in seconds.", metavar="SECONDS"
@@ -157,6 +196,11 @@ def declared(cls: type) -> Iterator[tuple[str, tuple[Any, Any, Setting]]]:
             yield field.name, (field.type, field.default, field.metadata["setting"])
 
 
+def choices_of(kind: Any) -> tuple[Any, ...]:
+    """Returns the values that a setting of this type may have; empty where it may have any."""
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
 def flag(name: str) -> str:
     """Returns the flag of a setting."""
     return "--" + name.replace("_", "-")
@@ -170,7 +214,7 @@ def environment_variable(name: str) -> str:
 def _check(settings: Any) -> None:
     for name, (kind, _, setting) in declared(type(settings)):
         value = getattr(settings, name)
-        if (choices := typing.get_args(kind)) and value not in choices:
+        if (choices := choices_of(kind)) and value not in choices:
             raise ConfigError(f"{flag(name)}: {value!r} is none of {', '.join(choices)}")
         if kind in (int, float) and not setting.minimum <= value <= setting.maximum:  # refuses NaN too
             raise ConfigError(f"{flag(name)}: {value} is not in {setting.minimum}..{setting.maximum}")

@@ -3,12 +3,17 @@
 ServingError                   has a `code`; its message tells the caller what to change
 |- InvalidRequestError         INVALID_ARGUMENT     a field is wrong
 |- ModelNotFoundError          NOT_FOUND            no model of that name, version or kind
+|- ModelLoadError              FAILED_PRECONDITION  the model cannot be loaded as it lies there
+|  '- ModelMemoryError         RESOURCE_EXHAUSTED   there is no room for it beside the others
+|- UnsupportedError            UNIMPLEMENTED        the protocol has it, this server does not
+|- SequenceError               FAILED_PRECONDITION  the sequence is not held: begin it again
 |- OverloadedError             RESOURCE_EXHAUSTED   the queue is full; later may work
 |- ShuttingDownError           UNAVAILABLE          the server drains; another replica may answer
 |- DeadlineError               DEADLINE_EXCEEDED    the caller's deadline passed while the request waited
 '- ModelFailedError            INTERNAL             the model could not be run
 BundleError(ValueError)        a model folder is not what it says; raised while loading, never on a call
 ConfigError(ValueError)        a setting is wrong; raised at start
+WorkersError(RuntimeError)     processes that should serve keep ending
 """
 
 from typing import ClassVar
@@ -32,6 +37,30 @@ class ModelNotFoundError(ServingError):
     """No model of that name, version or kind is served."""
 
     code = grpc.StatusCode.NOT_FOUND
+
+
+class ModelLoadError(ServingError):
+    """A model was to be loaded and could not be; what was served of it still is."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class ModelMemoryError(ModelLoadError):
+    """A model needs more memory than is left for models."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class UnsupportedError(ServingError):
+    """The protocol knows what is asked for, this server does not have it."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class SequenceError(ServingError):
+    """The server does not hold the sequence: it has not begun, has ended, or was let go. It has to begin again."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
 
 
 class OverloadedError(ServingError):
@@ -69,3 +98,7 @@ class BundleError(ValueError):
 
 class ConfigError(ValueError):
     """A setting is wrong; the message names its flag."""
+
+
+class WorkersError(RuntimeError):
+    """Processes that should serve keep ending; the log has the details."""

@@ -18,7 +18,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # not generic at run time
 Behavior = Callable[[Any, Context], Awaitable[Any]]
 
-OUR_METHODS = "/hiddenstate."
+OUR_METHODS = ("/hiddenstate.", "/inference.")
+# Answered also while the server drains: what they are asked is whether it does.
+PROBES = frozenset(f"/inference.GRPCInferenceService/{name}" for name in ("ServerLive", "ServerReady", "ModelReady"))
 UNKNOWN_ERROR = "the server failed to answer; its log says why"
 
 # gRPC sends a status message as a header, where 8 KiB is the most that all receivers take, and a character may need
@@ -33,7 +35,7 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     if isinstance(error, ServingError):
         return error.code, str(error)[:_MAX_MESSAGE]
     if isinstance(error, DecodeError):
-        reason = "the request is not a message of hiddenstate.v1, or has text that is not UTF-8"
+        reason = "the request is not the message that this method takes, or has text that is not UTF-8"
         return grpc.StatusCode.INVALID_ARGUMENT, f"{reason}: {error}"[:_MAX_MESSAGE]
     _log.error("a call failed: %s", type(error).__name__, exc_info=error)
     return grpc.StatusCode.INTERNAL, UNKNOWN_ERROR
@@ -46,7 +48,7 @@ def retry_after_ms(error: Exception) -> int:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Guards the methods of the contract; health and reflection pass by."""
+    """Guards the methods of the contracts; health, reflection and probes pass by."""
 
     def __init__(
         self, *, running: RunningCalls, metrics: CallMetrics, log_calls: Literal["none", "failed", "all"]
@@ -66,7 +68,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if method in self._handlers:
             return self._handlers[method]
         handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(OUR_METHODS):  # None: no such method
+        if handler is None or not method.startswith(OUR_METHODS) or method in PROBES:  # None: no such method
             return handler
         return self._handlers.setdefault(method, self._guard(method, handler))
 

@@ -9,10 +9,10 @@ import msgspec
 Fields = dict[str, Any]
 
 
-def configure_logs(format: Literal["plain", "json"], level: str) -> None:
-    """Sends all log lines of this process to stderr in the given format."""
+def configure_logs(format: Literal["plain", "json"], level: str, **fields: Any) -> None:
+    """Sends all log lines of this process to stderr in the given format; each has `fields` beside its message."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if format == "json" else PlainFormatter())
+    handler.setFormatter(JsonFormatter(fields) if format == "json" else PlainFormatter(fields))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
@@ -21,19 +21,29 @@ def log_fields(**fields: Any) -> dict[str, Fields]:
     return {"fields": fields}
 
 
-class PlainFormatter(logging.Formatter):
+class _FieldsFormatter(logging.Formatter):
+    def __init__(self, fields: Fields | None = None) -> None:
+        super().__init__()
+        self._fields = fields or {}
+
+    def fields(self, record: logging.LogRecord) -> Fields:
+        """Returns what stands beside the message: of the line, then of all lines."""
+        return {**getattr(record, "fields", {}), **self._fields}
+
+
+class PlainFormatter(_FieldsFormatter):
     """For people: `2026-01-31T12:00:00.000Z INFO hiddenstate_server.app: message name=value`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Writes one line, and a traceback below it if there is one."""
-        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        fields = "".join(f" {name}={value}" for name, value in self.fields(record).items())
         text = f"{_time(record)} {record.levelname} {record.name}: {record.getMessage()}{fields}"
         # What a caller sent must not be able to look like a line of its own.
         line = text.replace("\r", "\\r").replace("\n", "\\n")
         return line if not record.exc_info else f"{line}\n{self.formatException(record.exc_info)}"
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(_FieldsFormatter):
     """For machines: one object per line, tracebacks included."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -43,16 +53,11 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_fields(record),
+            **self.fields(record),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line, enc_hook=str).decode()
-
-
-def _fields(record: logging.LogRecord) -> Fields:
-    fields: Fields = getattr(record, "fields", {})
-    return fields
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -1,10 +1,9 @@
 """What the server tells Prometheus. Its methods may be called from any thread."""
 
 import platform
-import threading
 from collections.abc import Iterator
 from importlib.metadata import version as release
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,40 +17,21 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from hiddenstate_server.call_metrics import SECONDS, CallMetrics
+from hiddenstate_server.engine_metrics import BatchMetrics, RequestMetrics
+from hiddenstate_server.model_metrics import ModelMetrics
+from hiddenstate_server.sequence_metrics import SequenceMetrics
 from hiddenstate_server.tallies import Distribution, Family, Tally, counters, histograms
 
 # Else each series has another beside it, with the time when it was made.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-BatchStage = Literal["recurrent", "head", "encoder"]
+BatchStage = Literal["recurrent", "head", "encoder", "tensors"]
 DropReason = Literal["cancelled", "deadline", "overloaded", "failed"]
 
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 _MODEL = ("model", "version")
 _STAGE = ("model", "version", "stage")
-
-
-class ServedBundle(Protocol):
-    """The parts of a bundle that become labels."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def architecture(self) -> object: ...
-
-
-class ServedModel(Protocol):
-    """What a model tells of itself."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def provider(self) -> str: ...
-    @property
-    def bundle(self) -> ServedBundle: ...
 
 
 class WatchedScheduler(Protocol):
@@ -84,6 +64,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.calls = CallMetrics(registry)
+        self.models = ModelMetrics(registry)
+        self.sequences = SequenceMetrics(registry)
 
         def histogram(name: str, help: str, bounds: tuple[float, ...]) -> Family[Distribution]:
             return histograms(registry, f"hiddenstate_{name}", help, _STAGE, bounds)
@@ -105,6 +87,14 @@ class Metrics:
         self._batch_padding = histogram("batch_padding_ratio", "Share of padding in one model run.", _SHARES)
         self._batch_tokens = tally("batch_tokens", "Tokens in model runs, without padding.", _STAGE)
         self._padded_tokens = tally("batch_padded_tokens", "Tokens in model runs, with padding.", _STAGE)
+        self._batches: tuple[Family[Any], ...] = (
+            self._batch_seconds,
+            self._batch_rows,
+            self._batch_padding,
+            self._batch_tokens,
+            self._padded_tokens,
+        )
+        self._info: dict[tuple[str, str], tuple[str, ...]] = {}
         self._models = Gauge(
             "hiddenstate_model_info",
             "Models that are served; always 1.",
@@ -117,7 +107,7 @@ class Metrics:
         self._watched = _Watched()
         registry.register(self._watched)
 
-    def of_batches(self, model: str, version: str, stage: BatchStage) -> "BatchMetrics":
+    def of_batches(self, model: str, version: str, stage: BatchStage) -> BatchMetrics:
         """Returns what is counted of the runs of one of a model's graphs."""
         labels = (model, version, stage)
         return BatchMetrics(
@@ -128,11 +118,11 @@ class Metrics:
             self._padded_tokens.labels(*labels),
         )
 
-    def of_model(self, model: str, version: str) -> "ModelMetrics":
+    def of_model(self, model: str, version: str) -> RequestMetrics:
         """Returns what a model counts of its requests."""
         labels = (model, version)
         tokenize, queue, compute = (self._stages.labels(*labels, stage) for stage in ("tokenize", "queue", "compute"))
-        return ModelMetrics(tokenize, queue, compute, self._computed.labels(*labels), self._reused.labels(*labels))
+        return RequestMetrics(tokenize, queue, compute, self._computed.labels(*labels), self._reused.labels(*labels))
 
     def dropped(self, *, model: str, version: str, reason: DropReason, count: int = 1) -> None:
         """Counts requests that end without an answer."""
@@ -146,52 +136,28 @@ class Metrics:
         """Reads a cache at every scrape from now on; several are summed."""
         self._watched.caches.append(cache)
 
-    def model_loaded(self, model: ServedModel) -> None:
+    def model_loaded(self, *, model: str, version: str, kind: str, provider: str, architecture: str) -> None:
         """Names a model that is served. Its series begin at 0, so that rates have a start."""
-        self._models.labels(
-            model.name, model.version, model.bundle.kind, model.provider, str(model.bundle.architecture)
-        ).set(1)
-        self.of_model(model.name, model.version)
+        before, now = self._info.get((model, version)), (model, version, kind, provider, architecture)
+        if before and before != now:
+            self._models.remove(*before)
+        self._info[model, version] = now
+        self._models.labels(*now).set(1)
+        self.of_model(model, version)
 
-
-class BatchMetrics:
-    """What is counted of the runs of one graph, by any of the model's runner threads."""
-
-    def __init__(
-        self, seconds: Distribution, rows: Distribution, padding: Distribution, tokens: Tally, padded_tokens: Tally
-    ) -> None:
-        self._lock = threading.Lock()
-        self._seconds = seconds
-        self._rows = rows
-        self._padding = padding
-        self._tokens = tokens
-        self._padded_tokens = padded_tokens
-
-    def run(self, *, rows: int, tokens: int, padded_tokens: int, seconds: float) -> None:
-        """Counts one model run; `padded_tokens` are the useful `tokens` and the padding together."""
-        with self._lock:
-            self._seconds.observe(seconds)
-            self._rows.observe(rows)
-            self._padding.observe(1 - tokens / padded_tokens if padded_tokens else 0.0)
-            self._tokens.value += tokens
-            self._padded_tokens.value += padded_tokens
-
-
-class ModelMetrics(NamedTuple):
-    """What a model counts of its requests. Belongs to the event loop."""
-
-    tokenize: Distribution  # seconds in which a request's text became tokens
-    queue: Distribution
-    compute: Distribution
-    tokens_computed: Tally
-    tokens_reused: Tally
-
-    def request_done(self, *, queue_s: float, compute_s: float, tokens_computed: int, tokens_reused: int) -> None:
-        """Counts one request that the model has answered."""
-        self.queue.observe(queue_s)
-        self.compute.observe(compute_s)
-        self.tokens_computed.value += tokens_computed
-        self.tokens_reused.value += tokens_reused
+    def model_unloaded(self, model: str, version: str) -> None:
+        """Ends all series of a model that is served no longer: those who publish often must not fill the memory."""
+        for family in (self._computed, self._reused):
+            family.remove(model, version)
+        for stage in ("tokenize", "queue", "compute"):
+            self._stages.remove(model, version, stage)
+        for reason in get_args(DropReason):
+            self._dropped.remove(model, version, reason)
+        for stage in get_args(BatchStage):
+            for batches in self._batches:
+                batches.remove(model, version, stage)
+        self._models.remove(*self._info.pop((model, version)))
+        self._watched.schedulers.pop((model, version), None)
 
 
 class _Watched(Collector):

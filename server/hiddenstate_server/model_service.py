@@ -4,8 +4,10 @@ from hiddenstate.v1.model_pb2 import GetModelRequest, GetModelResponse, ListMode
 from hiddenstate.v1.model_pb2_grpc import ModelServiceServicer
 from hiddenstate_server.errors import InvalidRequestError
 from hiddenstate_server.interceptor import Context
+from hiddenstate_server.language_model import LanguageModel
 from hiddenstate_server.messages import fill_model
 from hiddenstate_server.repository import Repository
+from hiddenstate_server.sentence_encoder import SentenceEncoder
 
 
 class ModelService(ModelServiceServicer):
@@ -17,12 +19,13 @@ class ModelService(ModelServiceServicer):
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:  # noqa: N802
         response = ListModelsResponse()
         for model in self._repository.models():
-            fill_model(response.models.add(), model)
+            if isinstance(model, LanguageModel | SentenceEncoder):  # of others, the Open Inference Protocol tells
+                fill_model(response.models.add(), model)
         return response
 
     async def GetModel(self, request: GetModelRequest, context: Context) -> GetModelResponse:  # noqa: N802
         if not request.name:
             raise InvalidRequestError("name: is empty; ListModels tells the names")
         response = GetModelResponse()
-        fill_model(response.model, self._repository.find(request.name, request.version))
+        fill_model(response.model, self._repository.bundled_model(request.name, request.version))
         return response

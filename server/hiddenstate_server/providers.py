@@ -66,16 +66,20 @@ def make_session(path: Path, provider: Provider, threads: int) -> onnxruntime.In
         ) from None
 
 
-def default_threads() -> int:
-    """Intra-op threads of one model run: a small recurrent step gains little from many."""
-    return max(1, min(4, len(os.sched_getaffinity(0)) // _MOST_RUNNERS))
+def default_threads(workers: int = 1) -> int:
+    """Intra-op threads of one model run, where `workers` processes share this machine: a small step gains little."""
+    return max(1, min(4, _cores(workers) // _MOST_RUNNERS))
 
 
-def default_runners(provider: Provider, threads: int) -> int:
+def default_runners(provider_name: str, threads: int, workers: int = 1) -> int:
     """Batches that run at a time, of `threads` each (0: the default): all cores; a GPU takes one after the other."""
-    if provider.name != CPU:
+    if provider_name != CPU:
         return 1
-    return max(1, min(_MOST_RUNNERS, len(os.sched_getaffinity(0)) // (threads or default_threads())))
+    return max(1, min(_MOST_RUNNERS, _cores(workers) // (threads or default_threads(workers))))
+
+
+def _cores(workers: int) -> int:
+    return len(os.sched_getaffinity(0)) // workers
 
 
 def _problem(name: str, probe: Path) -> str | None:

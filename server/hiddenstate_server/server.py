@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import socket
 import time
 from contextlib import ExitStack
 
@@ -17,12 +16,15 @@ from hiddenstate_server.config import Address, Settings, flag
 from hiddenstate_server.drain import RunningCalls
 from hiddenstate_server.errors import ConfigError
 from hiddenstate_server.exposition import Exposition
-from hiddenstate_server.health import HEALTH_SERVICE, add_health
+from hiddenstate_server.health import HEALTH_SERVICE, ModelHealth, add_health
 from hiddenstate_server.interceptor import CallInterceptor
 from hiddenstate_server.language_model_service import LanguageModelService
+from hiddenstate_server.listening import check_can_listen
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.model_service import ModelService
 from hiddenstate_server.repository import Repository
+from hiddenstate_server.repository.source import open_source
+from hiddenstate_server.repository.watching import watch
 from hiddenstate_server.sentence_encoder_service import SentenceEncoderService
 
 SERVICES = (
@@ -37,6 +39,11 @@ _SEND_S = 1.0
 _log = logging.getLogger(__name__)
 
 
+# So long a runner thread that comes back from a model run waits for the event loop at most: Python's own 5 ms are as
+# long as a batch takes.
+_SWITCH_S = 0.001
+
+
 class Server:
     """A server that serves. Made by `start`; belongs to one event loop."""
 
@@ -47,6 +54,7 @@ class Server:
         self.metrics_address: Address | None = None
         self.repository: Repository
         self._settings = settings
+        self._shares_port = settings.workers > 1
         self._parts = ExitStack()  # what the calls need, closed after them, last to first
         self._rpc = grpc.aio.server(
             interceptors=[
@@ -63,6 +71,7 @@ class Server:
             BundleError: a model is damaged.
             ConfigError: a setting does not fit this machine or these models.
         """
+        sys.setswitchinterval(_SWITCH_S)
         server = cls(settings)
         try:
             await server._start()
@@ -91,22 +100,32 @@ class Server:
         self._parts.close()
 
     async def _start(self) -> None:
-        # Ports first: a port in use is told at once, not after the models have been loaded.
-        self.address = self._bind()
+        # Ports first: a port in use is told at once, not after the models have been loaded. But a worker that listened
+        # before it serves would be given calls that others could answer.
+        if not self._shares_port:
+            self.address = self._bind()
         self._expose()
-        self.repository = await asyncio.to_thread(
-            Repository.load,
-            self._settings.models,
-            settings=self._settings.engine,
-            metrics=self.metrics,
-            loop=asyncio.get_running_loop(),
-        )
+        self.repository = await asyncio.to_thread(self._open_repository, asyncio.get_running_loop())
         self._parts.callback(self.repository.close)
         await self._add_services()
+        if self._shares_port:
+            self.address = self._bind()
         await self._rpc.start()
+        self._watch()
+
+    def _open_repository(self, loop: asyncio.AbstractEventLoop) -> Repository:
+        settings = self._settings
+        source = open_source(settings.models, settings.models_cache)
+        return Repository.open(source, settings=settings.engine, metrics=self.metrics, loop=loop)
+
+    def _watch(self) -> None:
+        how, interval_s = self._settings.watch_models, self._settings.poll_interval_s
+        watching = asyncio.create_task(watch(self.repository, how=how, interval_s=interval_s))
+        self._parts.callback(watching.cancel)
 
     def _bind(self) -> Address:
-        _check_can_listen("listen", self.address)
+        if not self._shares_port:  # the supervisor holds it
+            check_can_listen("listen", self.address)
         try:
             return Address(self.address.host, self._rpc.add_insecure_port(str(self.address)))
         except RuntimeError as error:
@@ -115,9 +134,7 @@ class Server:
     def _expose(self) -> None:
         if self._settings.metrics == "off":
             return
-        address = Address.parse(self._settings.metrics)
-        _check_can_listen("metrics", address)
-        exposition = Exposition(address, self.metrics.registry)
+        exposition = Exposition(Address.parse(self._settings.metrics), self.metrics.registry)
         self._parts.callback(exposition.close)
         self.metrics_address = exposition.address
 
@@ -128,8 +145,8 @@ class Server:
         encoders = SentenceEncoderService(repository, settings=settings, running=running, metrics=calls)
         add_SentenceEncoderServiceServicer_to_server(encoders, self._rpc)
         add_ModelServiceServicer_to_server(ModelService(repository), self._rpc)
-        names = (*SERVICES, *(model.name for model in repository.models()))
-        self._health = await add_health(self._rpc, names)
+        self._health = await add_health(self._rpc, (*SERVICES, *repository.names()))
+        repository.listen(ModelHealth(self._health))
         reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._rpc)
 
 
@@ -138,8 +155,8 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),
-        # Else a second server on the same port would start, and take half of the calls.
-        ("grpc.so_reuseport", 0),
+        # Else a second server on the same port would start, and take half of the calls: only workers may.
+        ("grpc.so_reuseport", int(settings.workers > 1)),
         # Clients may ping every 10 s. gRPC's default is 5 min, and it ends the connection of those who ping more.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -147,14 +164,3 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
     ]
-
-
-def _check_can_listen(name: str, address: Address) -> None:
-    """Tries an address: what gRPC says of one that it cannot bind names no reason."""
-    try:
-        family, _, _, _, sockaddr = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(sockaddr)
-    except OSError as error:
-        raise ConfigError(f"{flag(name)} {address}: cannot listen there: {error.strerror}") from None

@@ -6,9 +6,11 @@ from client.fake_server import FakeServer, RunningServer
 from hiddenstate import Client
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeServer]:
+@pytest.fixture(params=["streams", "no streams"])
+def fake(request: pytest.FixtureRequest) -> Iterator[FakeServer]:
+    """Answers calls that ride on streams, and then, as an older server, each by itself: callers see no difference."""
     fake = FakeServer()
+    fake.has_streams = request.param == "streams"
     yield fake
     fake.silence.set()
 

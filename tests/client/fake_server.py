@@ -4,10 +4,13 @@ Every behaviour is an attribute that a test may replace; the defaults answer som
 request. What came in is kept in `requests`.
 """
 
+import queue
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -25,6 +28,8 @@ from hiddenstate.v1.sentence_encoder_pb2_grpc import (
     add_SentenceEncoderServiceServicer_to_server,
 )
 from hiddenstate.v1.usage_pb2 import Usage
+
+Reply = TypeVar("Reply")
 
 USAGE = Usage(tokens_computed=4, tokens_reused=3, queue_time_us=20, compute_time_us=1000)
 MODELS = (
@@ -45,10 +50,15 @@ MODELS = (
 
 
 class FakeServer(LanguageModelServiceServicer, SentenceEncoderServiceServicer, ModelServiceServicer):
-    """The three services. A text or sentence of `fail CODE why` fails with that code."""
+    """The three services. A text or sentence of `fail CODE why` fails with that code.
+
+    A request that names no context is answered in the same way whether it comes alone or on a stream.
+    """
 
     def __init__(self) -> None:
-        self.requests: list[Message] = []
+        self.has_streams = True  # False: as servers that are older than streams
+        self.requests: list[Message] = []  # what came alone, each request of no context, and messages of contexts
+        self.messages: list[Message] = []  # all that came over streams
         self.arrived = threading.Semaphore(0)  # once for each request
         self.silence = threading.Event()  # set at the end of a test: lets go of calls that answer nothing
 
@@ -61,11 +71,32 @@ class FakeServer(LanguageModelServiceServicer, SentenceEncoderServiceServicer, M
     def predict_stream(
         self, messages: Iterable[lm.PredictStreamRequest], context: grpc.ServicerContext
     ) -> Iterator[lm.PredictStreamResponse]:
-        """Answers with all that was appended to a context so far."""
+        """Answers with all that was appended to a context so far, and requests of no context as if they came alone."""
         contexts: dict[int, str] = {}
-        for message in messages:
-            self.receive(message)
-            yield lm.PredictStreamResponse(responses=[streamed(request, contexts) for request in message.requests])
+
+        def answer(request: lm.StreamedPredictRequest) -> lm.StreamedPredictResponse | None:
+            return streamed(request, contexts) if request.context_id else None
+
+        def answer_alone(request: lm.StreamedPredictRequest) -> lm.StreamedPredictResponse:
+            reply = lm.StreamedPredictResponse(request_id=request.request_id)
+            fill(reply, lambda context: self.Predict(request.predict, context))
+            return reply
+
+        for replies in self.replies(messages, answer, answer_alone):
+            yield lm.PredictStreamResponse(responses=replies)
+
+    def encode_stream(
+        self, messages: Iterable[se.EncodeStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[se.EncodeStreamResponse]:
+        """Answers each request as if it came alone."""
+
+        def answer_alone(request: se.StreamedEncodeRequest) -> se.StreamedEncodeResponse:
+            reply = se.StreamedEncodeResponse(request_id=request.request_id)
+            fill(reply, lambda context: self.Encode(request.encode, context))
+            return reply
+
+        for replies in self.replies(messages, lambda request: None, answer_alone):
+            yield se.EncodeStreamResponse(responses=replies)
 
     def generate(self, request: lm.GenerateRequest, context: grpc.ServicerContext) -> Iterator[lm.GenerateResponse]:
         """Writes "a , b" and ends."""
@@ -84,6 +115,30 @@ class FakeServer(LanguageModelServiceServicer, SentenceEncoderServiceServicer, M
         self.requests.append(request)
         self.arrived.release()
 
+    def replies(
+        self, messages: Iterable[Any], answer: Callable[[Any], Reply | None], answer_alone: Callable[[Any], Reply]
+    ) -> Iterator[list[Reply]]:
+        """Answers requests in order where `answer` does, and all others at the same time, as they are ready."""
+        ready: queue.SimpleQueue[list[Reply] | None] = queue.SimpleQueue()
+
+        def take() -> None:
+            with suppress(grpc.RpcError), ThreadPoolExecutor(max_workers=8) as pool:
+                for message in messages:
+                    self.messages.append(message)
+                    replies = [answer(request) for request in message.requests]
+                    if any(replies):
+                        self.receive(message)
+                    for request, reply in zip(message.requests, replies, strict=True):
+                        if reply is None:
+                            pool.submit(lambda request=request: ready.put([answer_alone(request)]))  # type: ignore[misc]
+                    if any(replies):
+                        ready.put([reply for reply in replies if reply is not None])
+            ready.put(None)
+
+        threading.Thread(target=take, daemon=True).start()
+        while (replies := ready.get()) is not None:
+            yield replies
+
     def Predict(self, request: lm.PredictRequest, context: grpc.ServicerContext) -> lm.PredictResponse:
         self.receive(request)
         fail_if_told(request.text, context)
@@ -92,6 +147,8 @@ class FakeServer(LanguageModelServiceServicer, SentenceEncoderServiceServicer, M
     def PredictStream(
         self, request_iterator: Iterable[lm.PredictStreamRequest], context: grpc.ServicerContext
     ) -> Iterator[lm.PredictStreamResponse]:
+        if not self.has_streams:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         return self.predict_stream(request_iterator, context)
 
     def Generate(self, request: lm.GenerateRequest, context: grpc.ServicerContext) -> Iterator[lm.GenerateResponse]:
@@ -120,7 +177,9 @@ class FakeServer(LanguageModelServiceServicer, SentenceEncoderServiceServicer, M
     def EncodeStream(
         self, request_iterator: Iterable[se.EncodeStreamRequest], context: grpc.ServicerContext
     ) -> Iterator[se.EncodeStreamResponse]:
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, "the client does not use it yet")
+        if not self.has_streams:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        return self.encode_stream(request_iterator, context)
 
     def ListModels(
         self, request: model_pb2.ListModelsRequest, context: grpc.ServicerContext
@@ -134,18 +193,40 @@ class FakeServer(LanguageModelServiceServicer, SentenceEncoderServiceServicer, M
         return model_pb2.GetModelResponse(model=found[0])
 
 
+class RefusedError(Exception):
+    """One request of a stream failed."""
+
+
+class StreamedContext:
+    """What stands for a call's context where a request came over a stream."""
+
+    def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
+        raise RefusedError(code, details)
+
+
+def fill(reply: Any, answer: Callable[[Any], Any]) -> None:
+    """Writes an answer, or why there is none, into the reply to a streamed request."""
+    try:
+        reply.response.CopyFrom(answer(StreamedContext()))
+    except RefusedError as refused:
+        code, message = refused.args
+        reply.error.code, reply.error.message = code.value[0], message
+
+
 class RunningServer:
     """A fake server on a port of this machine."""
 
-    def __init__(self, fake: FakeServer, credentials: grpc.ServerCredentials | None = None) -> None:
+    def __init__(
+        self, fake: FakeServer, credentials: grpc.ServerCredentials | None = None, address: str = "127.0.0.1:0"
+    ) -> None:
         self._server = grpc.server(ThreadPoolExecutor(max_workers=16))
         add_LanguageModelServiceServicer_to_server(fake, self._server)
         add_SentenceEncoderServiceServicer_to_server(fake, self._server)
         add_ModelServiceServicer_to_server(fake, self._server)
         port = (
-            self._server.add_insecure_port("127.0.0.1:0")
+            self._server.add_insecure_port(address)
             if credentials is None
-            else self._server.add_secure_port("127.0.0.1:0", credentials)
+            else self._server.add_secure_port(address, credentials)
         )
         self.address = f"127.0.0.1:{port}"
         self._server.start()

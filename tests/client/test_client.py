@@ -166,6 +166,11 @@ def test_silence_ends_with_the_clients_deadline_or_the_calls_own(server: Running
 @pytest.mark.parametrize("timeout_s", [float("inf"), 1e300])
 def test_an_endless_timeout_is_no_deadline(client: Client, timeout_s: float) -> None:
     assert client.predict("I", timeout_s=timeout_s).candidates
+
+
+@pytest.mark.parametrize("fake", ["streams"], indirect=True)
+@pytest.mark.parametrize("timeout_s", [float("inf"), 1e300])
+def test_an_endless_timeout_of_a_context_is_no_deadline(client: Client, timeout_s: float) -> None:
     with client.open_stream() as stream, stream.context() as context:
         assert context.predict("I", timeout_s=timeout_s).candidates
 

@@ -25,6 +25,13 @@ from hiddenstate.v1 import language_model_pb2 as lm
 
 
 @pytest.fixture
+def fake() -> Iterator[FakeServer]:
+    fake = FakeServer()
+    yield fake
+    fake.silence.set()
+
+
+@pytest.fixture
 def stream(client: Client) -> Iterator[PredictStream]:
     with client.open_stream() as stream:
         yield stream

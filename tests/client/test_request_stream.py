@@ -39,7 +39,7 @@ def join(requests: Sequence[StreamedPredictRequest]) -> PredictStreamRequest:
 
 
 def open_stream(taker: Taker) -> RequestStream[StreamedPredictRequest, PredictStreamRequest, PredictResponse]:
-    return RequestStream(Connection("127.0.0.1:1", None), taker.start, join)
+    return RequestStream(Connection("127.0.0.1:1", None), taker.start, join, 2**20)
 
 
 def request(context_id: int, text: str = "") -> StreamedPredictRequest:
@@ -72,10 +72,9 @@ def test_what_gathers_while_a_message_is_on_its_way_leaves_together_and_in_order
 def test_long_texts_are_spread_over_messages() -> None:
     taker = Taker()
     stream = open_stream(taker)
-    for context_id in (1, 2, 3):
-        stream.tell(request(context_id, "x" * 700_000))
-    assert context_ids(next(taker.messages)) == [1, 2]
-    assert context_ids(next(taker.messages)) == [3]
+    for context_id, length in enumerate((100_000, 100_000, 100_000, 700_000, 100_000), start=1):
+        stream.tell(request(context_id, "x" * length))
+    assert [context_ids(next(taker.messages)) for _ in range(4)] == [[1, 2], [3], [4], [5]]
     taker.cancel()
 
 
@@ -92,6 +91,8 @@ def test_requests_that_wait_when_a_stream_is_closed_still_leave() -> None:
     taker = Taker()
     stream = open_stream(taker)
     stream.tell(request(1))
-    taker.cancel()
-    stream.close()
+    closing = threading.Thread(target=stream.close)
+    closing.start()
     assert [context_ids(message) for message in taker.messages] == [[1]]
+    taker.cancel()
+    closing.join()

@@ -1,6 +1,7 @@
 """`hiddenstate serve` as a process: what it says, how it ends, and how it refuses to start."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -25,7 +26,7 @@ from hiddenstate.v1.language_model_pb2 import (
 )
 from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceStub
 from hiddenstate_server.bundle import BUNDLE_FILE, Bundle, write_bundle
-from serve_process import WAIT_S, failed_serve, serve
+from serve_process import COMMAND, WAIT_S, failed_serve, serve
 
 TEXT = "I would like to thank"
 
@@ -82,6 +83,27 @@ def test_a_second_signal_ends_the_process_at_once(models_dir: Path) -> None:
         server.logged("SIGINT")
         server.signal(signal.SIGTERM)
         assert server.exit_code() == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_anything_is_served_ends_the_start_at_once(
+    tmp_path: Path, workers: str, number: signal.Signals
+) -> None:
+    pipe = tmp_path / "tiny-lm" / "1" / BUNDLE_FILE
+    pipe.parent.mkdir(parents=True)
+    os.mkfifo(pipe)  # whoever reads it waits until somebody writes
+    arguments = ("--models", str(tmp_path), "--workers", workers, "--listen", "127.0.0.1:0", "--metrics", "off")
+    command = [*COMMAND, *arguments]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+        pipe.open("wb"),  # waits for the reader: models are being loaded
+    ):
+        process.send_signal(number)
+        printed, logged = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, printed) == (0, "")
+    (line,) = logged.splitlines()
+    assert line.endswith(f"{number.name}: ended before anything was served")
 
 
 def test_log_lines_are_json_where_the_environment_asks_for_it(models_dir: Path) -> None:

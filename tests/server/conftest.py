@@ -40,7 +40,7 @@ def reference() -> ReferenceModel:
 async def repository(models_dir: Path) -> AsyncIterator[Repository]:
     """Both models, served."""
     loop = asyncio.get_running_loop()
-    repository = Repository.load(models_dir, settings=EngineSettings(), metrics=Metrics(), loop=loop)
+    repository = Repository.open(models_dir, settings=EngineSettings(), metrics=Metrics(), loop=loop)
     yield repository
     repository.close()
 

@@ -28,7 +28,7 @@ TOLERANCE = 2e-5
 @asynccontextmanager
 async def served(folder: Path) -> AsyncIterator[Repository]:
     loop = asyncio.get_running_loop()
-    repository = Repository.load(folder, settings=EngineSettings(), metrics=Metrics(), loop=loop)
+    repository = Repository.open(folder, settings=EngineSettings(), metrics=Metrics(), loop=loop)
     try:
         yield repository
     finally:

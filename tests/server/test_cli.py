@@ -42,8 +42,16 @@ def test_without_flags_the_defaults_hold(served: list[Settings]) -> None:
 def test_settings_come_from_flags_and_from_the_environment(served: list[Settings], in_environment: bool) -> None:
     values = {
         "models": "elsewhere",
+        "models_cache": "kept",
+        "watch_models": "poll",
+        "poll_interval_s": "1.5",
+        "max_models_memory": "2GiB",
+        "unload_timeout_s": "3.5",
+        "sequence_idle_s": "4.5",
+        "sequence_bytes": "3MiB",
         "listen": "[::1]:1234",
         "metrics": "off",
+        "workers": "3",
         "drain_timeout_s": "2.5",
         "log_format": "json",
         "log_level": "debug",
@@ -72,8 +80,12 @@ def test_settings_come_from_flags_and_from_the_environment(served: list[Settings
     assert served == [
         Settings(
             models=Path("elsewhere"),
+            models_cache=Path("kept"),
+            watch_models="poll",
+            poll_interval_s=1.5,
             listen="[::1]:1234",
             metrics="off",
+            workers=3,
             drain_timeout_s=2.5,
             log_format="json",
             log_level="debug",
@@ -82,6 +94,10 @@ def test_settings_come_from_flags_and_from_the_environment(served: list[Settings
             max_stream_contexts=11,
             max_stream_pending=12,
             engine=EngineSettings(
+                max_models_memory=2**31,
+                unload_timeout_s=3.5,
+                sequence_idle_s=4.5,
+                sequence_bytes=3 * 2**20,
                 provider="cpu",
                 variant="int8",
                 threads=2,
@@ -108,6 +124,7 @@ def test_a_flag_wins_over_the_environment(served: list[Settings]) -> None:
     [
         (["--listen", "nowhere"], "--listen: 'nowhere' is not HOST:PORT"),
         (["--max-batch", "0"], "--max-batch: 0 is not in"),
+        (["--workers", "0"], "--workers: 0 is not in"),
         (["--max-batch", "many"], "--max-batch"),
         (["--cache-bytes", "5TB"], "--cache-bytes"),
         (["--provider", "tpu"], "--provider"),

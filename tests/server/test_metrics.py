@@ -72,8 +72,7 @@ def test_schedulers_and_caches_are_read_at_each_scrape() -> None:
 
 def test_a_loaded_model_is_named_and_its_counters_begin_at_zero() -> None:
     metrics = Metrics()
-    bundle = SimpleNamespace(kind="language_model", architecture="LSTM 2x16")
-    metrics.model_loaded(SimpleNamespace(name="m", version="1", provider="CPU", bundle=bundle))
+    metrics.model_loaded(model="m", version="1", kind="language_model", provider="CPU", architecture="LSTM 2x16")
     info = {**MODEL, "kind": "language_model", "provider": "CPU", "architecture": "LSTM 2x16"}
     assert value(metrics, "model_info", **info) == 1
     assert value(metrics, "tokens_computed_total", **MODEL) == 0

@@ -96,7 +96,7 @@ async def with_model(models_dir: Any, use: Callable[[Repository, LanguageModel],
     loop = asyncio.get_running_loop()
     # A small batch and a small cache, so that work waits and states are evicted.
     engine = EngineSettings(max_batch=5, cache_bytes=6_000)
-    repository = Repository.load(models_dir, settings=engine, metrics=Metrics(), loop=loop)
+    repository = Repository.open(models_dir, settings=engine, metrics=Metrics(), loop=loop)
     try:
         return await use(repository, repository.language_model())
     finally:

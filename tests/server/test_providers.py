@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 
 import onnxruntime
@@ -10,7 +11,7 @@ import pytest
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import ConfigError
 from hiddenstate_server.metrics import Metrics
-from hiddenstate_server.providers import CPU, choose_provider
+from hiddenstate_server.providers import CPU, choose_provider, default_threads
 from hiddenstate_server.repository import Repository
 
 CUDA = "CUDAExecutionProvider"
@@ -51,7 +52,7 @@ async def test_the_log_says_which_provider_runs_and_why(models_dir: Path, caplog
     caplog.set_level(logging.INFO)
     settings = EngineSettings(provider="cpu")
     loop = asyncio.get_running_loop()
-    Repository.load(models_dir, settings=settings, metrics=Metrics(), loop=loop).close()
+    Repository.open(models_dir, settings=settings, metrics=Metrics(), loop=loop).close()
     said = [record.getMessage() for record in caplog.records if "running models on" in record.getMessage()]
     assert said == [f"running models on {CPU}: as asked"]
 
@@ -61,3 +62,11 @@ def test_onnx_runtime_is_told_to_send_no_telemetry(graph: Path, monkeypatch: pyt
     monkeypatch.setattr(onnxruntime, "disable_telemetry_events", lambda: told.append(True))
     choose_provider("cpu", graph)
     assert told
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(1, 1, 1), (4, 1, 2), (64, 1, 4), (64, 16, 2), (2, 16, 1)])
+def test_threads_are_few_and_divided_among_workers(
+    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert default_threads(workers) == threads

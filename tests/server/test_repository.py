@@ -21,7 +21,7 @@ from marks import put_marks
 
 def load(folder: Path, **settings: object) -> Repository:
     engine = EngineSettings(**settings)  # type: ignore[arg-type]
-    return Repository.load(folder, settings=engine, metrics=Metrics(), loop=asyncio.get_running_loop())
+    return Repository.open(folder, settings=engine, metrics=Metrics(), loop=asyncio.get_running_loop())
 
 
 async def test_the_newest_version_is_served_and_ten_is_newer_than_nine(tmp_path: Path) -> None:

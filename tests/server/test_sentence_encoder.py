@@ -57,7 +57,7 @@ async def test_a_long_sentence_is_cut_at_its_end_and_counted(sentence_encoder: S
 async def test_a_long_sentence_keeps_the_marks_around_it_when_it_is_cut(tmp_path: Path) -> None:
     put_marks(sentence_encoder_bundle(tmp_path, max_seq_length=10))
     loop = asyncio.get_running_loop()
-    repository = Repository.load(tmp_path, settings=EngineSettings(), metrics=Metrics(), loop=loop)
+    repository = Repository.open(tmp_path, settings=EngineSettings(), metrics=Metrics(), loop=loop)
     answer = await repository.sentence_encoder().encode([" ".join(WORDS[:20]), " ".join(WORDS[:7])])  # 7 and 3 marks
     np.testing.assert_allclose(answer.embeddings[0], answer.embeddings[1], atol=1e-5)
     assert answer.truncated == 1

@@ -247,4 +247,4 @@ class TestServed:
 
 def load(folder: Path, **settings: object) -> Repository:
     engine = EngineSettings(**settings)  # type: ignore[arg-type]
-    return Repository.load(folder, settings=engine, metrics=Metrics(), loop=asyncio.get_running_loop())
+    return Repository.open(folder, settings=engine, metrics=Metrics(), loop=asyncio.get_running_loop())

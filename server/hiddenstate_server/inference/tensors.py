@@ -56,6 +56,7 @@ class TensorSpec:
     name: str
     datatype: Datatype
     shape: tuple[int, ...]  # -1 for any size; the batch axis is part of it
+    optional: bool = False  # whether a call may leave it out
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,10 @@ class TensorModel(Protocol):
     @property
     def stateful(self) -> bool:
         """Whether calls form sequences whose state the server keeps."""
+
+    @property
+    def sequence_idle_s(self) -> float:
+        """How long a sequence may be silent before it is let go; 0 where there are none."""
 
     @property
     def statistics(self) -> Statistics:

@@ -1,0 +1,106 @@
+"""The stream that calls of a method ride on, for tasks: opened when it is needed, and again after it broke."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from hiddenstate.async_request_stream import AsyncRequestStream
+from hiddenstate.connection import Connection
+from hiddenstate.errors import HiddenstateError
+from hiddenstate.outbox import StreamedRequest
+from hiddenstate.retries import Retries
+from hiddenstate.streaming import StreamEndedError
+
+_CLOSE_TIMEOUT_S = 0.5
+
+RequestT = TypeVar("RequestT")
+ItemT = TypeVar("ItemT", bound=StreamedRequest)
+ResponseT = TypeVar("ResponseT")
+
+
+class AsyncSharedStream(Generic[RequestT, ItemT, ResponseT]):
+    """Calls that could each go alone, joined on a stream where the server has one."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        open_stream: Callable[[], AsyncRequestStream[ItemT, Any, ResponseT]],
+        wrap: Callable[[RequestT], ItemT],
+        alone: Callable[[RequestT, float | None], Awaitable[ResponseT]],
+        retried: Collection[grpc.StatusCode],
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            connection: Where calls go.
+            open_stream: Opens a stream.
+            wrap: Makes of a request what goes over a stream.
+            alone: Makes a call of its own of a request, with a timeout in seconds.
+            retried: The codes that another attempt may mend.
+        """
+        self._connection = connection
+        self._open_stream = open_stream
+        self._wrap = wrap
+        self._alone = alone
+        self._retried = retried
+        self._stream: AsyncRequestStream[ItemT, Any, ResponseT] | None = None
+        self._is_offered = True  # whether the server has such streams, as far as is known
+
+    async def ask(self, request: RequestT, timeout_s: float | None) -> ResponseT:
+        """Sends a request and waits for its reply.
+
+        Raises:
+            HiddenstateError: as a call of its own would.
+        """
+        if not self._is_offered:
+            return await self._ask_alone(request, timeout_s)
+        stream, item = self._live(), self._wrap(request)
+        deadline = stream.deadline(timeout_s)
+        try:
+            return await stream.send(item, timeout_s, deadline)
+        except BaseException as error:
+            stream.forget(item)
+            if not isinstance(error, (StreamEndedError, HiddenstateError)):
+                raise
+            failure = error
+        return await self._ask_again(request, deadline, failure)
+
+    async def close(self) -> None:
+        """Ends the stream. Who still waits gets CallCancelledError."""
+        if self._stream is not None:
+            await self._stream.close(_CLOSE_TIMEOUT_S if self._stream.is_quiet else 0.0)
+
+    def __del__(self) -> None:
+        # A client that nobody closed. The stream's own tasks hold the stream, but not this.
+        if (stream := getattr(self, "_stream", None)) is not None:
+            stream.abandon()
+
+    async def _ask_again(
+        self, request: RequestT, deadline: float, failure: StreamEndedError | HiddenstateError
+    ) -> ResponseT:
+        retries, clock = Retries(self._retried), asyncio.get_running_loop().time
+        while (pause_s := retries.pause(failure, deadline - clock())) is not None:
+            await asyncio.sleep(pause_s)
+            try:
+                return await self._live().ask(self._wrap(request), _left(deadline, clock()))
+            except (StreamEndedError, HiddenstateError) as error:
+                failure = error
+        if failure.code is grpc.StatusCode.UNIMPLEMENTED:
+            self._is_offered = False
+        return await self._ask_alone(request, _left(deadline, clock()))
+
+    async def _ask_alone(self, request: RequestT, timeout_s: float | None) -> ResponseT:
+        with self._connection.calling():
+            return await self._alone(request, timeout_s)
+
+    def _live(self) -> AsyncRequestStream[ItemT, Any, ResponseT]:
+        if self._stream is None or self._stream.ended is not None:
+            self._stream = self._open_stream()
+        return self._stream
+
+
+def _left(deadline: float, now: float) -> float | None:
+    return None if deadline == math.inf else deadline - now

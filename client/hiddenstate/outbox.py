@@ -1,0 +1,78 @@
+"""Requests that wait to be sent over a stream, cut into messages. Pure: no connection is needed."""
+
+from collections import deque
+from typing import Protocol, TypeVar
+
+from hiddenstate.errors import MessageTooLargeError
+
+# Of one message: past either, the rest waits for the next one. Far more gains nothing, and a server can begin with the
+# first message while the next is on its way.
+_MOST_REQUESTS = 1024
+MOST_BYTES = 2**18
+
+_FRAME_BYTES = 8  # of one request in a message, at most: its tag and its length
+
+
+class StreamedRequest(Protocol):
+    """A request that a stream numbers."""
+
+    request_id: int
+    timeout_ms: int
+
+    def ByteSize(self) -> int: ...  # noqa: N802 - protobuf's name
+
+
+class Sender(Protocol):
+    """Who waits for the reply to a request."""
+
+    def done(self) -> bool: ...
+    def set_exception(self, exception: BaseException, /) -> None: ...
+
+
+ItemT = TypeVar("ItemT", bound=StreamedRequest)
+
+
+class Outbox(deque[tuple[ItemT, Sender | None]]):
+    """Requests and who waits for their replies, if anybody does. Any thread may append, one takes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        """Makes an empty one.
+
+        Args:
+            most_bytes: The largest request that may be sent; one that is larger fails alone.
+        """
+        super().__init__()
+        self._most_bytes = most_bytes
+        self._cut = min(most_bytes, MOST_BYTES)
+
+    def take(self) -> list[ItemT]:
+        """Removes and returns the requests of the next message, none if none are left.
+
+        Those whose sender has left meanwhile are not sent.
+        """
+        items: list[ItemT] = []
+        room = self._cut
+        while self and len(items) < _MOST_REQUESTS:
+            item, sender = self[0]
+            if sender is None or not sender.done():
+                size = item.ByteSize() + _FRAME_BYTES
+                room -= size
+                if items and room < 0:
+                    break
+                if size <= self._most_bytes:
+                    items.append(item)
+                else:
+                    room = self._cut
+                    _refuse(sender, size, self._most_bytes)
+            self.popleft()
+        return items
+
+
+def _refuse(sender: Sender | None, size: int, most_bytes: int) -> None:
+    if sender is not None:
+        sender.set_exception(
+            MessageTooLargeError(
+                f"a request of {size:,} bytes is over the limit of {most_bytes:,}; "
+                "send less at once, or raise max_message_bytes"
+            )
+        )

@@ -1,0 +1,157 @@
+"""The stream that calls of a method ride on, for threads: opened when it is needed, and again after it broke."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Any, Generic, Protocol, TypeVar
+
+import grpc
+
+from hiddenstate.connection import Connection
+from hiddenstate.errors import HiddenstateError
+from hiddenstate.outbox import StreamedRequest
+from hiddenstate.request_stream import RequestStream
+from hiddenstate.retries import Retries
+from hiddenstate.streaming import ResponseT_co, StreamEndedError
+
+_CLOSE_TIMEOUT_S = 0.5
+
+RequestT = TypeVar("RequestT")
+ItemT = TypeVar("ItemT", bound=StreamedRequest)
+ResponseT = TypeVar("ResponseT")
+
+
+class LoneCall(Protocol[ResponseT_co]):
+    """A running call that rides on no stream."""
+
+    def result(self) -> ResponseT_co: ...
+    def cancel(self) -> bool: ...
+
+
+class SharedStream(Generic[RequestT, ItemT, ResponseT]):
+    """Calls that could each go alone, joined on a stream where the server has one."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        open_stream: Callable[[], RequestStream[ItemT, Any, ResponseT]],
+        wrap: Callable[[RequestT], ItemT],
+        alone: Callable[[RequestT, float | None], LoneCall[ResponseT]],
+        retried: Collection[grpc.StatusCode],
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            connection: Where calls go.
+            open_stream: Opens a stream.
+            wrap: Makes of a request what goes over a stream.
+            alone: Makes a call of its own of a request, with a timeout in seconds.
+            retried: The codes that another attempt may mend.
+        """
+        self.connection = connection
+        self.wrap = wrap
+        self.alone = alone
+        self.retried = retried
+        self.is_offered = True  # whether the server has such streams, as far as is known
+        self._open_stream = open_stream
+        self._opening = threading.Lock()
+        self._stream: RequestStream[ItemT, Any, ResponseT] | None = None
+
+    def ask(self, request: RequestT, timeout_s: float | None) -> ResponseT:
+        """Sends a request and waits for its reply.
+
+        Raises:
+            HiddenstateError: as a call of its own would.
+        """
+        return self.begin(request, timeout_s).result()
+
+    def begin(self, request: RequestT, timeout_s: float | None) -> "SharedCall[RequestT, ItemT, ResponseT]":
+        """Sends a request whose reply is taken later.
+
+        Raises:
+            CallCancelledError: the client is closed.
+        """
+        return SharedCall(self, request, timeout_s)
+
+    def live(self) -> RequestStream[ItemT, Any, ResponseT]:
+        """Returns the stream, open."""
+        stream = self._stream
+        if stream is not None and stream.ended is None:
+            return stream
+        with self._opening:
+            if self._stream is None or self._stream.ended is not None:
+                self._stream = self._open_stream()
+            return self._stream
+
+    def close(self) -> None:
+        """Ends the stream. Who still waits gets CallCancelledError."""
+        if self._stream is not None:
+            self._stream.close(_CLOSE_TIMEOUT_S if self._stream.is_quiet else 0.0)
+
+    def __del__(self) -> None:
+        # A client that nobody closed. The stream's own threads hold the stream, but not this.
+        if (stream := getattr(self, "_stream", None)) is not None:
+            stream.abandon()
+
+
+class SharedCall(Generic[RequestT, ItemT, ResponseT]):
+    """One request, until its reply is taken."""
+
+    def __init__(
+        self, shared: SharedStream[RequestT, ItemT, ResponseT], request: RequestT, timeout_s: float | None
+    ) -> None:
+        self._shared = shared
+        self._request = request
+        self._timeout_s = timeout_s
+        self._deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self._retries: Retries | None = None
+        self._alone: LoneCall[ResponseT] | None = None
+        if shared.is_offered:
+            self._send()
+        else:
+            self._call_alone()
+
+    def result(self) -> ResponseT:
+        """Waits for the reply.
+
+        Raises:
+            HiddenstateError: as a call of its own would.
+        """
+        while self._alone is None:
+            try:
+                return self._stream.wait(self._item.request_id, self._waiter, self._timeout_s)
+            except (StreamEndedError, HiddenstateError) as error:
+                failure = error
+            self._follow(failure)
+        with self._shared.connection.calling():
+            return self._alone.result()
+
+    def cancel(self) -> None:
+        """Gives up waiting."""
+        if self._alone is not None:
+            self._alone.cancel()
+        else:
+            self._stream.leave(self._item.request_id, self._waiter)
+
+    def _send(self) -> None:
+        self._item = self._shared.wrap(self._request)
+        self._stream = self._shared.live()
+        self._waiter = self._stream.send(self._item, self._timeout_s)
+
+    def _call_alone(self) -> None:
+        with self._shared.connection.calling():
+            self._alone = self._shared.alone(self._request, self._timeout_s)
+
+    def _follow(self, failure: StreamEndedError | HiddenstateError) -> None:
+        self._retries = self._retries or Retries(self._shared.retried)
+        pause_s = self._retries.pause(failure, self._deadline - time.monotonic())
+        time.sleep(pause_s or 0.0)
+        if self._timeout_s is not None:
+            self._timeout_s = self._deadline - time.monotonic()
+        if pause_s is not None:
+            self._send()
+            return
+        if failure.code is grpc.StatusCode.UNIMPLEMENTED:
+            self._shared.is_offered = False
+        self._call_alone()

@@ -1,0 +1,78 @@
+"""What streams for threads and streams for tasks share: the shape of their messages, and how they end."""
+
+import copy
+from collections.abc import Collection
+from typing import Literal, Protocol, TypeVar
+
+import grpc
+
+from hiddenstate.connection import Connection
+from hiddenstate.errors import CallCancelledError, DeadlineError, HiddenstateError, UnavailableError, stream_error
+from hiddenstate.v1.usage_pb2 import RequestError
+
+_MOST_MS = 2**32 - 1
+_MOST_S = 4e6  # 46 days
+
+ResponseT_co = TypeVar("ResponseT_co", covariant=True)
+
+
+class StreamedReply(Protocol[ResponseT_co]):
+    """The reply to one request: a response or an error."""
+
+    request_id: int
+
+    @property
+    def response(self) -> ResponseT_co: ...
+    @property
+    def error(self) -> RequestError: ...
+    def HasField(self, field_name: Literal["error"], /) -> bool: ...  # noqa: N802 - protobuf's name
+
+
+class ReplyMessage(Protocol[ResponseT_co]):
+    """Replies that came together."""
+
+    @property
+    def responses(self) -> Collection[StreamedReply[ResponseT_co]]: ...
+
+
+class StreamEndedError(Exception):
+    """A stream ended before the reply came: `error` is what a caller is told who does not send the request again."""
+
+    def __init__(self, error: HiddenstateError, *, worked: bool) -> None:
+        """Makes one.
+
+        Args:
+            error: Why it ended.
+            worked: Whether replies had come over it before.
+        """
+        super().__init__(str(error))
+        self.error = error
+        self.code = error.code
+        self.worked = worked
+
+    def copy(self) -> "StreamEndedError":
+        """Returns another one for another caller: a raised error gathers the traceback of who raised it."""
+        return StreamEndedError(copy.copy(self.error), worked=self.worked)
+
+
+def ending(cause: grpc.RpcError | None, connection: Connection, *, closing: bool, worked: bool) -> StreamEndedError:
+    """Says why nothing more will come: what went wrong, unless it was this side that wanted the end."""
+    if connection.closed:
+        error: HiddenstateError = CallCancelledError("the client was closed")
+    elif closing:
+        error = CallCancelledError("the stream was closed")
+    elif cause is None:
+        error = UnavailableError(f"the server at {connection.address} ended the stream; open another")
+    else:
+        error = stream_error(cause, connection.address)
+    return StreamEndedError(error, worked=worked)
+
+
+def no_reply(connection: Connection) -> DeadlineError:
+    """Returns the error of a call whose time is up."""
+    return DeadlineError(f"no reply from {connection.address} in time; allow more with timeout_s")
+
+
+def milliseconds(seconds: float) -> int:
+    """Returns whole milliseconds for the wire, rounded up: 0 would be no time at all."""
+    return int(seconds * 1000) + 1 if 0 < seconds < _MOST_S else _MOST_MS if seconds > 0 else 1

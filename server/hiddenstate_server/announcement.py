@@ -1,0 +1,45 @@
+"""The two lines that say that the server serves."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import msgspec
+
+from hiddenstate_server.config import Address
+
+DEFAULT_PORT = 50051
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """What is served, and a command to try it."""
+
+    models: str
+    command: str
+    model_option: str
+
+
+def announcement(offer: Offer, address: Address, metrics_address: Address | None) -> tuple[str, str]:
+    """Returns what is served where, and a command to try."""
+    metrics = f"metrics on http://{metrics_address}/metrics" if metrics_address else "metrics off"
+    return (
+        f"Serving {offer.models} on {address}, {metrics}",
+        f"Try: {_program()} {offer.command}{offer.model_option}{_server_option(address)}",
+    )
+
+
+def _program() -> str:
+    """Returns how the person who started the server calls the command: not every virtual environment is activated."""
+    program = Path(sys.argv[0])
+    if program.name != "hiddenstate" or shutil.which(program.name) == str(program.absolute()):
+        return "hiddenstate"
+    return os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
+
+
+def _server_option(address: Address) -> str:
+    """Returns what a client on this machine has to add to find the server."""
+    host = "127.0.0.1" if address.host in ("0.0.0.0", "::") else address.host
+    if host in ("127.0.0.1", "localhost") and address.port == DEFAULT_PORT:
+        return ""
+    return f" --server {Address(host, address.port)}"

@@ -1,0 +1,48 @@
+"""How much one model's calls may hold at a time, and when none is left."""
+
+import asyncio
+
+from hiddenstate_server.errors import OverloadedError, ShuttingDownError
+
+
+class Admission:
+    """Lets calls in while there is room, until it is closed. Belongs to the event loop."""
+
+    def __init__(self, model: str, *, max_size: int) -> None:
+        self._model = model
+        self._max_size = max_size
+        self._size = 0
+        self._calls = 0
+        self._open = True
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def enter(self, size: int) -> None:
+        """Takes a place of a size, until `leave`.
+
+        Raises:
+            OverloadedError: there is no room for it.
+            ShuttingDownError: no more calls are let in.
+        """
+        if not self._open:
+            raise ShuttingDownError(f"{self._model} is being taken out of service; send the request again")
+        if self._size + size > self._max_size:
+            raise OverloadedError(
+                f"calls that wait for {self._model} have {self._size:,} KiB and may have {self._max_size:,}; this one "
+                f"has {size:,}: send it again later, or in smaller parts"
+            )
+        self._size += size
+        self._calls += 1
+        self._empty.clear()
+
+    def leave(self, size: int) -> None:
+        """Gives a place back."""
+        self._size -= size
+        self._calls -= 1
+        if not self._calls:
+            self._empty.set()
+
+    async def close(self) -> None:
+        """Lets no more in and returns when all are out."""
+        self._open = False
+        await self._empty.wait()

@@ -1,0 +1,34 @@
+"""Runs what ModelInfer and ModelStreamInfer ask for."""
+
+import time
+
+from hiddenstate_server.errors import InvalidRequestError
+from hiddenstate_server.inference.infer_request import read_call
+from hiddenstate_server.inference.infer_response import fill_answer
+from hiddenstate_server.inference.open_inference_pb2 import ModelInferRequest, ModelInferResponse
+from hiddenstate_server.inference.tensor_models import TensorModels
+
+
+class Inferences:
+    """Runs requests on the models of a repository. Belongs to the event loop."""
+
+    def __init__(self, models: TensorModels) -> None:
+        self._models = models
+
+    async def infer(self, request: ModelInferRequest, response: ModelInferResponse, deadline: float) -> None:
+        """Runs a request and fills its response. `deadline` is a time of time.monotonic().
+
+        Raises:
+            ServingError: see errors.py.
+        """
+        if not request.model_name:
+            raise InvalidRequestError("model_name: is empty; RepositoryIndex tells the names")
+        model = self._models.find(request.model_name, request.model_version)
+        call = read_call(request, model)
+        answer = await model.infer(
+            call.inputs,
+            outputs=call.outputs,
+            deadline=min(deadline, time.monotonic() + call.parameters.timeout_s),
+            sequence=call.parameters.sequence if model.stateful else None,
+        )
+        fill_answer(response, request, call, answer, model)

@@ -1,0 +1,43 @@
+"""One process that serves."""
+
+import asyncio
+
+import click
+
+from hiddenstate_server.announcement import announcement
+from hiddenstate_server.config import Settings
+from hiddenstate_server.offer import offer
+from hiddenstate_server.server import Server
+from hiddenstate_server.signals import stop_signal
+
+
+def serve(settings: Settings) -> None:
+    """Serves until a signal, then drains.
+
+    Raises:
+        BundleError: a model is damaged.
+        ConfigError: a setting does not fit this machine or these models.
+    """
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(_serve(settings))
+
+
+def loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
+    """Returns what makes the fastest event loop that is installed; None is asyncio's own."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    return uvloop.Loop
+
+
+async def _serve(settings: Settings) -> None:
+    server = await Server.start(settings)
+    told_to_stop = stop_signal()
+    try:
+        for line in announcement(offer(server.repository), server.address, server.metrics_address):
+            click.echo(line)
+        await told_to_stop.wait()
+        await server.drain()
+    finally:
+        await server.stop()

@@ -1,0 +1,315 @@
+"""The models that a server has: finds them for calls, and changes them while calls go on."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from hiddenstate_server.config import EngineSettings
+from hiddenstate_server.errors import ConfigError, ModelLoadError, ModelMemoryError, ModelNotFoundError
+from hiddenstate_server.language_model import LanguageModel
+from hiddenstate_server.metrics import Metrics
+from hiddenstate_server.prefix_cache import PrefixCache
+from hiddenstate_server.repository.catalog import Catalog
+from hiddenstate_server.repository.files import Listing, ModelFiles, VersionFiles
+from hiddenstate_server.repository.loader import Loader, Served, describe
+from hiddenstate_server.repository.loads import Failure, Loads, ModelState
+from hiddenstate_server.repository.local_source import LocalSource
+from hiddenstate_server.repository.memory import MemoryBudget
+from hiddenstate_server.repository.source import Source
+from hiddenstate_server.repository.version import Version
+from hiddenstate_server.sentence_encoder import SentenceEncoder
+
+State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
+Listener = Callable[[str, bool], None]
+
+# What bundles hold. A union would do, were it a type to mypy.
+_BUNDLED: tuple[type[LanguageModel | SentenceEncoder], ...] = (LanguageModel, SentenceEncoder)
+
+_log = logging.getLogger(__name__)
+
+
+class IndexEntry(NamedTuple):
+    """What one version is doing."""
+
+    name: str
+    version: str  # empty where the folder of the model cannot be read at all
+    state: State
+    reason: str  # why it is not served, or why what lies there now is not
+
+
+class Repository:
+    """All models being served. Belongs to the event loop; what takes long runs elsewhere, and no call waits for it."""
+
+    def __init__(self, source: Source, settings: EngineSettings, metrics: Metrics, loop: asyncio.AbstractEventLoop):
+        loader = Loader(settings, metrics, loop)
+        self.cache: PrefixCache = loader.cache
+        self.source = source
+        self._unload_timeout_s = settings.unload_timeout_s
+        self._metrics = metrics
+        self._budget = MemoryBudget(settings.max_models_memory)
+        self._loads = Loads(source, loader, self._budget, metrics.models)
+        self._listing: Listing = {}
+        self._states: dict[str, ModelState] = {}
+        self._catalog = Catalog((), {})
+        self._unloaded: set[str] = set()  # by call: no change of the folder brings them back
+        self._retiring: dict[Version, asyncio.Task[None]] = {}
+        self._one_at_a_time = asyncio.Lock()
+        self._refreshes: set[asyncio.Task[None]] = set()
+        self._listener: Listener = _nobody
+        metrics.watch_cache(self.cache)
+
+    @classmethod
+    def open(
+        cls,
+        models: Path | Source,
+        *,
+        settings: EngineSettings,
+        metrics: Metrics,
+        loop: asyncio.AbstractEventLoop,
+    ) -> "Repository":
+        """Loads what lies in a folder or another source. May run on any thread, before anything is served.
+
+        Raises:
+            BundleError: of a model, no version can be loaded.
+            ConfigError: there are no models, or a setting does not fit them.
+        """
+        source = LocalSource(models) if isinstance(models, Path) else models
+        repository = cls(source, settings, metrics, loop)
+        try:
+            repository._start()
+        except BaseException:
+            repository.close()
+            raise
+        return repository
+
+    def models(self) -> Sequence[Served]:
+        """Returns all models by name and version."""
+        return self._catalog.models
+
+    def names(self) -> Sequence[str]:
+        """Returns the name of each model that is served, once."""
+        return [name for name, state in self._states.items() if state.versions]
+
+    def find(self, name: str, version: str = "") -> Served:
+        """Returns a model by name, and by version or label; without one the default, which is mostly the newest.
+
+        What is returned may be used until the end of the call, and of what it began; keeping it longer keeps a version
+        from being closed.
+
+        Raises:
+            ModelNotFoundError: there is none.
+        """
+        return self._catalog.find(object, name, version)  # type: ignore[return-value]  # of all kinds
+
+    def language_model(self, name: str = "", version: str = "") -> LanguageModel:
+        """Returns a language model; without a name the only one there is. See `find`.
+
+        Raises:
+            ModelNotFoundError: there is none.
+            InvalidRequestError: no name was given and there are several.
+        """
+        return self._catalog.find(LanguageModel, name, version)
+
+    def sentence_encoder(self, name: str = "", version: str = "") -> SentenceEncoder:
+        """Returns a sentence encoder; see `language_model`."""
+        return self._catalog.find(SentenceEncoder, name, version)
+
+    def bundled_model(self, name: str, version: str = "") -> LanguageModel | SentenceEncoder:
+        """Returns a model that a bundle tells all about; see `language_model`."""
+        return self._catalog.find(_BUNDLED, name, version)
+
+    def labels(self, name: str) -> Mapping[str, str]:
+        """Returns the labels of a model and the versions that they lead to now."""
+        state = self._states.get(name)
+        return state.names.labels if state else {}
+
+    def index(self) -> list[IndexEntry]:
+        """Returns what each version is doing, of all models that are served or lie in the source."""
+        entries = {(entry.name, entry.version): entry for entry in self._entries()}
+        return [entries[key] for key in sorted(entries)]
+
+    async def load(self, name: str) -> None:
+        """Brings one model up to date, also if it was unloaded or refused before. Returns when it is served.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+            ModelLoadError: a version of it is refused; what was served of it still is.
+        """
+        async with self._one_at_a_time:
+            model = (await self._scan()).get(name)
+            if model is None:
+                raise ModelNotFoundError(f"model_name: there is no model {name[:64]!r} in {self.source}")
+            self._unloaded.discard(name)
+            await self._update(model, again=True)
+            if failures := self._states[name].failures:
+                raise _refusal(name, failures, self._states[name].versions)
+
+    async def unload(self, name: str) -> None:
+        """Takes a model out of service until it is loaded by call. Work that has begun is finished.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+        """
+        async with self._one_at_a_time:
+            if name not in self._states and name not in self._listing:
+                raise ModelNotFoundError(f"model_name: there is no model {name[:64]!r} in {self.source}")
+            self._unloaded.add(name)
+            self._publish(name, ModelState())
+            _log.info("unloaded %s", name)
+
+    async def refresh(self) -> None:
+        """Brings all models up to date. What is wrong is reported, and changes nothing."""
+        async with self._one_at_a_time:
+            try:
+                listing = await self._scan()
+            except (ConfigError, OSError) as error:
+                self._metrics.models.failed("", "unreadable")
+                _log.error("%s; what is served stays as it is", error)
+                return
+            for name in sorted({*listing, *self._states} - self._unloaded):
+                if model := listing.get(name):
+                    await self._update(model)
+                else:
+                    self._publish(name, ModelState())
+
+    def listen(self, listener: Listener) -> None:
+        """Tells from now on, on the event loop, whether a model is served, whenever something of it has changed."""
+        self._listener = listener
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuses new work, waits for what runs, and tells whether all of it ended in time."""
+        drains = asyncio.gather(*(version.drain() for version in self._versions()))
+        try:
+            await asyncio.wait_for(drains, timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Ends all runner threads."""
+        for task in (*self._refreshes, *self._retiring.values()):
+            task.cancel()
+        for version in self._versions():
+            version.close()
+
+    def _start(self) -> None:
+        self._listing = self.source.scan()
+        if not self._listing:
+            raise ConfigError(
+                f"--models {self.source}: has no models; a model is a folder NAME/VERSION with a bundle.json or a "
+                "model.onnx"
+            )
+        for name, model in self._listing.items():
+            state = self._loads.update(model, ModelState())
+            if not state.versions:
+                raise next(iter(state.failures.values())).error
+            self._publish(name, state)
+        self.source.retain(self._files())
+
+    async def _scan(self) -> Listing:
+        listing = await asyncio.to_thread(self.source.scan)
+        if self._states and not listing:
+            # More often a volume that is not mounted than the wish to serve nothing.
+            raise ConfigError(f"--models {self.source}: has no models any more")
+        self._listing = listing
+        return listing
+
+    async def _update(self, model: ModelFiles, *, again: bool = False) -> None:
+        now = self._states.get(model.name, ModelState())
+        self._publish(model.name, await asyncio.to_thread(self._loads.update, model, now, again=again))
+        await asyncio.to_thread(self.source.retain, self._files())
+
+    def _publish(self, name: str, state: ModelState) -> None:
+        """Answers calls by this state from here on, and lets the versions end that are not part of it."""
+        before = self._states.pop(name, ModelState())
+        if state.versions or state.failures:
+            self._states[name] = state
+        handles = [version.handle for each in self._states.values() for version in each.versions.values()]
+        self._catalog = Catalog(handles, {name: each.names for name, each in self._states.items()})
+        old, new = set(before.versions.values()), set(state.versions.values())
+        for version in new - old:
+            self._metrics.models.served(version.name, version.version, version.files.size)
+            self._metrics.model_loaded(**describe(version.handle))
+        for version in old - new:
+            self._retiring[version] = asyncio.create_task(self._retire(version))
+        for failed, failure in state.failures.items():
+            if failure not in before.failures.values():
+                self._report(name, failed, failure)
+        self._listener(name, bool(state.versions))
+
+    def _report(self, name: str, version: str, failure: Failure) -> None:
+        self._metrics.models.failed(name, failure.kind)
+        what = f"{name} version {version}" if version else name
+        _log.error("%s: %s", what, failure.reason, exc_info=failure.error if failure.kind == "failed" else None)
+        failure.error.__traceback__ = failure.error.__context__ = None  # its frames hold what was loaded so far
+
+    async def _retire(self, version: Version) -> None:
+        try:
+            await version.retire(self._unload_timeout_s)
+        except Exception:
+            _log.exception("%s version %s could not be closed", version.name, version.version)
+        del self._retiring[version]
+        self._forget(version)
+        if any(isinstance(failure.error, ModelMemoryError) for failure in self._failures()):
+            self._begin_refresh()  # there is room now
+
+    def _begin_refresh(self) -> None:
+        task = asyncio.create_task(self.refresh())
+        self._refreshes.add(task)
+        task.add_done_callback(self._refreshes.discard)
+
+    def _forget(self, version: Version) -> None:
+        self._budget.release(version.claim)
+        self._metrics.models.closed()
+        serving = self._states.get(version.name, ModelState()).versions
+        if version.version not in serving:
+            self._metrics.models.forget(version.name, version.version)
+            self._metrics.model_unloaded(version.name, version.version)
+        if version.fingerprint not in {each.fingerprint for each in self._versions()}:
+            self.cache.forget(version.fingerprint)
+
+    def _versions(self) -> Iterator[Version]:
+        for state in self._states.values():
+            yield from state.versions.values()
+        yield from self._retiring
+
+    def _files(self) -> list[VersionFiles]:
+        return [version.files for version in self._versions()]
+
+    def _failures(self) -> Iterator[Failure]:
+        for state in self._states.values():
+            yield from state.failures.values()
+
+    def _entries(self) -> Iterator[IndexEntry]:
+        """Yields what is known of each version; what comes later counts more."""
+        for name, model in self._listing.items():
+            reason = "unloaded by a call" if name in self._unloaded else "not among the versions that its policy serves"
+            yield from (IndexEntry(name, version, "UNAVAILABLE", reason) for version in model.versions)
+        for ending in self._retiring:
+            yield IndexEntry(ending.name, ending.version, "UNLOADING", "finishes the work that it has")
+        for name, version in tuple(self._loads.running):
+            yield IndexEntry(name, version, "LOADING", "")
+        for name, state in self._states.items():
+            yield from _entries(name, state)
+
+
+def _entries(name: str, state: ModelState) -> Iterator[IndexEntry]:
+    for version, failure in state.failures.items():
+        yield IndexEntry(name, version, "UNAVAILABLE", failure.reason)
+    for version in state.versions:
+        newer = state.failures.get(version)
+        yield IndexEntry(name, version, "READY", f"what lies there now is refused: {newer.reason}" if newer else "")
+
+
+def _refusal(name: str, failures: Mapping[str, Failure], served: Mapping[str, Version]) -> ModelLoadError:
+    version, failure = next(iter(failures.items()))
+    kind = ModelMemoryError if isinstance(failure.error, ModelMemoryError) else ModelLoadError
+    rest = f"; {name} version {', '.join(served)} goes on being served" if served else ""
+    what = f"{name} version {version}" if version else name
+    return kind(f"{what} cannot be loaded: {failure.reason}{rest}")
+
+
+def _nobody(name: str, is_served: bool) -> None:
+    pass
