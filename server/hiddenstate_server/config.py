@@ -108,6 +108,16 @@ class EngineSettings:
     max_sentences: int = setting(1024, "Limits", "Most sentences in one request.", minimum=1)
     max_top_k: int = setting(1000, "Limits", "Most candidates of one request.", minimum=1)
     max_generated_tokens: int = setting(1024, "Limits", "Most tokens that one request generates.", minimum=1)
+    sequence_idle_s: float = setting(
+        60.0,
+        "Limits",
+        "How long a sequence whose state is kept may be silent before it is let go, in seconds.",
+        metavar="SECONDS",
+        minimum=1,
+    )
+    sequence_bytes: int = setting(
+        256 * MIB, "Limits", "Memory for the states of one model's sequences.", maximum=2**50, is_bytes=True
+    )
 
     def __post_init__(self) -> None:
         _check(self)

@@ -21,7 +21,7 @@ class Batching:
 
     max_batch: int  # rows of one run; 0: each call by itself
     reason: str
-    ranks: Mapping[str, int]  # number of axes of each output, if the graph could be run
+    shapes: Mapping[str, tuple[int, ...]]  # of the outputs of one row, if the graph could be run
 
 
 def find_batching(config: OnnxConfig, signature: Signature, runner: OnnxRunner, max_batch: int) -> Batching:
@@ -35,20 +35,20 @@ def find_batching(config: OnnxConfig, signature: Signature, runner: OnnxRunner, 
         raise BundleError(f"batching: is on, but {closed}; say in {CONFIG_FILE} which axis it is, or turn it off")
     if config.batching == "off" or closed:
         reason = closed or f"{CONFIG_FILE} turns batching off"
-        return Batching(max_batch=0, reason=reason, ranks=warm_up(signature, runner))
+        return Batching(max_batch=0, reason=reason, shapes=warm_up(signature, runner))
     outcome = try_rows(signature, runner)
     if config.batching == "on":
         return _demanded(outcome, max_batch)
     problem = _names_differ(signature) or outcome.problem
     reason = problem or "a row gives the same alone and beside others"
-    return Batching(max_batch=0 if problem else max_batch, reason=reason, ranks=outcome.ranks)
+    return Batching(max_batch=0 if problem else max_batch, reason=reason, shapes=outcome.shapes)
 
 
 def _demanded(outcome: Outcome, max_batch: int) -> Batching:
     if outcome.lacks_axis:
         raise BundleError(f"batching: is on, but {outcome.problem}; say in {CONFIG_FILE} which axis it is")
     reason = f"{CONFIG_FILE} turns batching on" + (f", although {outcome.problem}" if outcome.problem else "")
-    return Batching(max_batch=max_batch, reason=reason, ranks=outcome.ranks)
+    return Batching(max_batch=max_batch, reason=reason, shapes=outcome.shapes)
 
 
 def _closed(signature: Signature) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from hiddenstate_server.errors import InvalidRequestError
+from hiddenstate_server.errors import InvalidRequestError, ModelFailedError
 from hiddenstate_server.inference.sequences import Sequences
 from hiddenstate_server.inference.shape_queue import Call
 from hiddenstate_server.inference.signature import StatePort
@@ -45,7 +45,12 @@ class KeptStates:
         return {state.input.name: state.start(rows) for state in self._states}
 
     def _following(self, call: Call) -> Tensors:
-        """Returns copies: an answer may be a part of what a whole batch was answered."""
+        """Returns copies, for an answer may be a part of what a whole batch was answered."""
+        for state in self._states:
+            if problem := state.problem(call.answer[state.output.name].shape):
+                raise ModelFailedError(
+                    f"the sequence cannot go on: {problem}; correct state in the model's config.toml"
+                )
         return {state.input.name: np.array(call.answer[state.output.name]) for state in self._states}
 
     def _check_rows(self, call: Call, state: Tensors) -> None:

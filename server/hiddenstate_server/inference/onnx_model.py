@@ -107,6 +107,7 @@ class OnnxModel:
             signature = read_signature(session.get_inputs(), session.get_outputs(), config)
             runner = OnnxRunner(session, signature)
             batching = find_batching(config, signature, runner, config.max_batch or settings.max_batch)
+            _check_states(signature, batching)
         except BundleError as error:
             raise BundleError(f"{folder}: {error}") from None
         rows = f"up to {batching.max_batch} rows go together" if batching.max_batch else "each call runs by itself"
@@ -210,6 +211,12 @@ def _sequences(config: SequencesConfig, settings: EngineSettings) -> Sequences[T
     )
 
 
+def _check_states(signature: Signature, batching: Batching) -> None:
+    for position, state in enumerate(signature.states):
+        if (shape := batching.shapes.get(state.output.name)) and (problem := state.problem(shape)):
+            raise BundleError(f"state[{position}]: {problem}")
+
+
 def _has_rows_first(signature: Signature) -> bool:
     """Tells whether callers have the batch where the protocol has it."""
     return all(port.batch_axis in (0, None) for port in (*signature.inputs, *signature.outputs))
@@ -217,7 +224,7 @@ def _has_rows_first(signature: Signature) -> bool:
 
 def _output_spec(port: Port, batching: Batching) -> TensorSpec:
     """Where the graph does not say how many axes an output has, a run has told."""
-    shape = port.shape or (-1,) * batching.ranks.get(port.name, 0)
+    shape = port.shape or (-1,) * len(batching.shapes.get(port.name, ()))
     return TensorSpec(name=port.name, datatype=port.datatype, shape=shape)
 
 

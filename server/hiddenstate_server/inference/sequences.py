@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Final, Generic, TypeVar
 
 from hiddenstate_server.errors import InvalidRequestError, OverloadedError, SequenceError
@@ -82,6 +82,11 @@ class Sequences(Generic[S]):
     def live(self) -> int:
         """Number of sequences that can be gone on with."""
         return len(self._live)
+
+    @property
+    def ids(self) -> Collection[int | str]:
+        """The sequences that can be gone on with."""
+        return self._live.keys()
 
     def __contains__(self, id: object) -> bool:
         return id in self._live

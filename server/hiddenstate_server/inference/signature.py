@@ -82,7 +82,18 @@ class StatePort:
 
     input: Port  # its dims are those of a sequence's start
     output: Port
+    takes: tuple[Dim, ...]  # the dims of later states
     initial: NDArray[Any]
+
+    def problem(self, shape: tuple[int, ...]) -> str | None:
+        """Says if what the output gave cannot go into the input."""
+        fits = len(shape) == len(self.takes) or not self.takes
+        if fits and all(size == dim or not isinstance(dim, int) for size, dim in zip(shape, self.takes, strict=False)):
+            return None
+        return (
+            f"state output {self.output.name!r} gave {list(shape)}, its input {self.input.name!r} takes "
+            f"{_shown_dims(self.takes)}"
+        )
 
     def start(self, rows: int) -> NDArray[Any]:
         """Returns what a sequence of so many rows starts from."""
@@ -221,7 +232,7 @@ def _state(
                 f"{field}.shape what a sequence starts with"
             )
     output = dataclasses.replace(given, batch_axis=state.batch_axis)
-    return StatePort(input=port, output=output, initial=_initial(state, port, field))
+    return StatePort(input=port, output=output, takes=taken.dims, initial=_initial(state, port, field))
 
 
 def _check_pair(field: str, given: Port, taken: Port) -> None:
@@ -265,4 +276,8 @@ def _names(ports: Mapping[str, Port]) -> str:
 
 
 def _shown(port: Port) -> str:
-    return "[" + ", ".join("?" if dim is None else str(dim) for dim in port.dims) + "]"
+    return _shown_dims(port.dims)
+
+
+def _shown_dims(dims: Sequence[Dim]) -> str:
+    return "[" + ", ".join("?" if dim is None else str(dim) for dim in dims) + "]"

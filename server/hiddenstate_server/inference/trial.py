@@ -26,7 +26,7 @@ class Outcome:
 
     problem: str | None = None  # why rows must not go together
     lacks_axis: bool = False  # an output does not have the rows where they should be
-    ranks: Mapping[str, int] = dataclasses.field(default_factory=dict)  # number of axes of each output
+    shapes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # of outputs of one row
 
 
 def try_rows(signature: Signature, runner: OnnxRunner) -> Outcome:
@@ -39,24 +39,24 @@ def try_rows(signature: Signature, runner: OnnxRunner) -> Outcome:
     except Exception as error:  # ONNX Runtime raises classes of its own, without a common base
         reason = " ".join(str(error).split())[:300]
         return Outcome(problem=f"it cannot be tried (say shape and range of inputs in {CONFIG_FILE}): {reason}")
-    ranks = {name: array.ndim for name, array in alone[0].items()}
+    shapes = {name: array.shape for name, array in alone[0].items()}
     for rows, outputs in zip(_ROWS, together, strict=True):
         for name, array in outputs.items():
             axis = axes[name] or 0
             if problem := _lacks_axis(name, array, axis, rows):
-                return Outcome(problem=problem, lacks_axis=True, ranks=ranks)
+                return Outcome(problem=problem, lacks_axis=True, shapes=shapes)
             if problem := _differs(name, array, [row[name] for row in alone[:rows]], axis):
-                return Outcome(problem=problem, ranks=ranks)
-    return Outcome(ranks=ranks)
+                return Outcome(problem=problem, shapes=shapes)
+    return Outcome(shapes=shapes)
 
 
-def warm_up(signature: Signature, runner: OnnxRunner) -> Mapping[str, int]:
-    """Runs one row, if the graph can be run with what is made up, and returns the number of axes of each output."""
+def warm_up(signature: Signature, runner: OnnxRunner) -> Mapping[str, tuple[int, ...]]:
+    """Runs one row, if the graph can be run with what is made up, and returns the shape of each output."""
     try:
         outputs = _run(signature, runner, _runnable(signature, runner, 1))
     except Exception:  # what is made up proves nothing
         return {}
-    return {name: array.ndim for name, array in outputs.items()}
+    return {name: array.shape for name, array in outputs.items()}
 
 
 def _lacks_axis(name: str, array: NDArray[Any], axis: int, rows: int) -> str | None:

@@ -98,6 +98,17 @@ async def test_states_that_do_not_fit_each_other_are_named(tmp_path: Path) -> No
     assert_refused(folder, "state[0]: output 't' is FP64, input 's' is FP32; a state goes from one to the other")
 
 
+async def test_a_state_that_turns_out_not_to_fit_is_named(tmp_path: Path) -> None:
+    folder = write_graph(
+        tmp_path / "wider",
+        [node("Concat", ["x", "s"], ["t"], axis=1), node("Identity", ["t"], ["y"])],
+        [port("x", ["n", "k"]), port("s", ["n", 2])],
+        [port("y", ["n", "w"]), port("t", ["n", "w"])],
+        config='[[state]]\ninput = "s"\noutput = "t"\nbatch_axis = 0',
+    )
+    assert_refused(folder, "state[0]: state output 't' gave [1, 6], its input 's' takes [n, 2]")
+
+
 async def test_an_initial_value_that_an_integer_state_cannot_hold_is_refused(tmp_path: Path) -> None:
     def write(name: str, initial: str) -> Path:
         return write_graph(

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
 from hiddenstate_server.errors import (
@@ -63,6 +65,11 @@ async def factor(tmp_path: Path) -> AsyncIterator[OnnxModel]:
 async def lstm(tmp_path: Path) -> AsyncIterator[OnnxModel]:
     async with served(stateful_lstm(tmp_path / "lstm")) as model:
         yield model
+
+
+@pytest.fixture(scope="module")
+def lstm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stateful_lstm(tmp_path_factory.mktemp("lstm"))
 
 
 @pytest_asyncio.fixture
@@ -354,6 +361,33 @@ async def test_steps_sent_without_waiting_for_answers_keep_their_order(lstm: Onn
         outputs = np.concatenate([answer["y"][0] for answer in answers[offset :: len(inputs)]])
         np.testing.assert_allclose(outputs, lstm_in_numpy(own), rtol=0, atol=1e-6)
     assert lstm.sequences.bytes == 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=30))
+def test_sequences_that_are_interleaved_in_any_way_equal_their_own_loops(
+    lstm_folder: Path, plan: list[tuple[int, bool]]
+) -> None:
+    """The plan says whose step comes next, and whether its answer is waited for before the step after it."""
+    inputs = {id: frames(len(plan), id) for id in range(1, 5)}
+
+    async def run() -> dict[int, list[Floats]]:
+        async with served(lstm_folder) as model:
+            steps: dict[int, list[asyncio.Task[Tensors]]] = {id: [] for id in inputs}
+            for id, waits in plan:
+                position = len(steps[id])
+                call = model.infer(
+                    {"x": inputs[id][np.newaxis, position : position + 1]},
+                    sequence=SequenceStep(id=id, start=not position),
+                )
+                steps[id].append(asyncio.create_task(call))
+                if waits:
+                    await steps[id][-1]
+            return {id: [(await step)["y"][0, 0] for step in tasks] for id, tasks in steps.items()}
+
+    for id, answers in asyncio.run(run()).items():
+        if answers:
+            np.testing.assert_allclose(answers, lstm_in_numpy(inputs[id])[: len(answers)], rtol=0, atol=1e-6)
 
 
 async def test_states_are_paired_by_declaration(tmp_path: Path) -> None:
