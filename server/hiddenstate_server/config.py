@@ -175,9 +175,12 @@ class Settings:
     )
     log_calls: Literal["none", "failed", "all"] = setting("failed", "Logging", "Which calls get a line when they end.")
     max_message_bytes: int = setting(4 * MIB, "Limits", "Largest message that is read.", minimum=KIB, is_bytes=True)
+    max_concurrent_calls: int = setting(
+        2048, "Limits", "Calls without a stream that are worked on at a time; more are refused at once.", minimum=1
+    )
     max_stream_contexts: int = setting(4096, "Limits", "Most contexts that one stream may hold at a time.", minimum=1)
     max_stream_pending: int = setting(
-        1024, "Limits", "Requests of one stream that are worked on before more of it is read.", minimum=1
+        4096, "Limits", "Requests of one stream that are worked on before more of it is read.", minimum=1
     )
     engine: EngineSettings = dataclasses.field(default_factory=EngineSettings)
 

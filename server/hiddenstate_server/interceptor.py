@@ -27,6 +27,9 @@ UNKNOWN_ERROR = "the server failed to answer; its log says why"
 # 12 bytes there. A message may quote what the caller sent, which may be long.
 _MAX_MESSAGE = 500
 
+# When a call that was one too many may come again: so long calls take where there are that many.
+_RETRY_S = 0.1
+
 _log = logging.getLogger(__name__)
 
 
@@ -51,11 +54,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Guards the methods of the contracts; health, reflection and probes pass by."""
 
     def __init__(
-        self, *, running: RunningCalls, metrics: CallMetrics, log_calls: Literal["none", "failed", "all"]
+        self,
+        *,
+        running: RunningCalls,
+        metrics: CallMetrics,
+        log_calls: Literal["none", "failed", "all"],
+        max_calls: int,
     ) -> None:
         self._running = running
         self._metrics = metrics
         self._log_calls = log_calls
+        self._max_calls = max_calls  # at a time, streams not counted
+        self._calls = 0
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -86,7 +96,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             make, behavior = grpc.unary_unary_rpc_method_handler, handler.unary_unary
         # A stream reads in its own behavior, where errors are seen without help.
         deserialize = handler.request_deserializer if is_stream else _lenient(handler.request_deserializer)
-        guarded: Handler = make(self._guarded(series, behavior), deserialize, _serialize)
+        guarded: Handler = make(
+            self._guarded(series, behavior if is_stream else self._capped(behavior)), deserialize, _serialize
+        )
         return guarded
 
     def _guarded(self, series: MethodMetrics, behavior: Behavior) -> Behavior:
@@ -109,6 +121,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 await context.abort(code, message, _hint(error))
             finally:
                 self._end(series, code, time.perf_counter() - started, context)
+
+        return call
+
+    def _capped(self, behavior: Behavior) -> Behavior:
+        async def call(request: Any, context: Context) -> Any:
+            if self._calls >= self._max_calls:
+                raise OverloadedError(
+                    f"the server works on {self._calls:,} calls, as many as it may (--max-concurrent-calls): "
+                    "send this one again later, or send many requests over one stream",
+                    retry_after_s=_RETRY_S,
+                )
+            self._calls += 1
+            try:
+                return await behavior(request, context)
+            finally:
+                self._calls -= 1
 
         return call
 

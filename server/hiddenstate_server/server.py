@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import time
 from contextlib import ExitStack
 
@@ -58,7 +59,12 @@ class Server:
         self._parts = ExitStack()  # what the calls need, closed after them, last to first
         self._rpc = grpc.aio.server(
             interceptors=[
-                CallInterceptor(running=self.running, metrics=self.metrics.calls, log_calls=settings.log_calls)
+                CallInterceptor(
+                    running=self.running,
+                    metrics=self.metrics.calls,
+                    log_calls=settings.log_calls,
+                    max_calls=settings.max_concurrent_calls,
+                )
             ],
             options=server_options(settings),
         )
@@ -160,6 +166,10 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         # Clients may ping every 10 s. gRPC's default is 5 min, and it ends the connection of those who ping more.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        # Calls that have come and not yet been looked at wait within gRPC, unseen and without a bound of their own. When
+        # the event loop cannot keep up, those that come on top are turned away there, before they cost it anything.
+        ("grpc.server.max_pending_requests", 64),
+        ("grpc.server.max_pending_requests_hard_limit", 192),
         # A caller that vanished without a word must not hold its streams for two hours.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
