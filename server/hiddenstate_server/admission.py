@@ -8,8 +8,9 @@ from hiddenstate_server.errors import OverloadedError
 
 # Seconds over which a rate is averaged: some batches of the slowest models, and less than a caller's patience.
 _WINDOW_S = 2.0
-# A request is refused when the queue alone would take this part of the time that it has: estimates err.
-_PATIENCE = 0.9
+# A request is refused when the queue alone would take this part of the time that it has: estimates err, and the way to
+# the queue and back takes time as well.
+_PATIENCE = 0.7
 
 
 class Waiting(Protocol):

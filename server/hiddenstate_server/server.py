@@ -166,7 +166,7 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         # Clients may ping every 10 s. gRPC's default is 5 min, and it ends the connection of those who ping more.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        # Calls that have come and not yet been looked at wait within gRPC, unseen and without a bound of their own. When
+        # Calls that have come and not yet been looked at wait within gRPC, unseen and without a bound. When
         # the event loop cannot keep up, those that come on top are turned away there, before they cost it anything.
         ("grpc.server.max_pending_requests", 64),
         ("grpc.server.max_pending_requests_hard_limit", 192),
