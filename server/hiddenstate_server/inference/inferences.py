@@ -25,6 +25,9 @@ class Inferences:
             raise InvalidRequestError("model_name: is empty; RepositoryIndex tells the names")
         model = self._models.find(request.model_name, request.model_version)
         call = read_call(request, model)
+        step = call.parameters.sequence
+        if model.stateful and step and not step.start:
+            model = self._models.find_going_on(model, step.id)
         answer = await model.infer(
             call.inputs,
             outputs=call.outputs,

@@ -58,6 +58,7 @@ class Repository:
         self._one_at_a_time = asyncio.Lock()
         self._refreshes: set[asyncio.Task[None]] = set()
         self._listener: Listener = _nobody
+        self._has_sequences: Callable[[Served], bool] = lambda model: False
         metrics.watch_cache(self.cache)
 
     @classmethod
@@ -119,6 +120,14 @@ class Repository:
     def bundled_model(self, name: str, version: str = "") -> LanguageModel | SentenceEncoder:
         """Returns a model that a bundle tells all about; see `language_model`."""
         return self._catalog.find(_BUNDLED, name, version)
+
+    def ending(self, name: str) -> list[Served]:
+        """Returns the versions of a model that were replaced and go on for the sequences that they hold."""
+        return [version.handle for version in self._retiring if version.name == name and version.can_go_on]
+
+    def keep_while(self, has_sequences: Callable[[Served], bool]) -> None:
+        """Keeps a version that was replaced as long as this is true of it, but no longer than `--unload-timeout-s`."""
+        self._has_sequences = has_sequences
 
     def labels(self, name: str) -> Mapping[str, str]:
         """Returns the labels of a model and the versions that they lead to now."""
@@ -247,7 +256,7 @@ class Repository:
 
     async def _retire(self, version: Version) -> None:
         try:
-            await version.retire(self._unload_timeout_s)
+            await version.retire(self._unload_timeout_s, has_sequences=self._has_sequences)
         except Exception:
             _log.exception("%s version %s could not be closed", version.name, version.version)
         del self._retiring[version]
