@@ -40,7 +40,7 @@ def test_two_lines_say_what_is_served_where_and_what_to_try(models_dir: Path) ->
         tried = subprocess.run([*command, "--server", server.address], capture_output=True, text=True, check=True)
         assert len(tried.stdout.splitlines()) == 5
         with urllib.request.urlopen(serving.split()[-1], timeout=WAIT_S) as response:
-            assert b'hiddenstate_requests_total{code="OK",method="Predict"} 1.0' in response.read()
+            assert b'hiddenstate_requests_total{code="OK",method="PredictStream"} 1.0' in response.read()
         server.signal(signal.SIGTERM)
         assert server.exit_code() == 0
 
@@ -109,9 +109,9 @@ def test_a_signal_before_anything_is_served_ends_the_start_at_once(
 def test_log_lines_are_json_where_the_environment_asks_for_it(models_dir: Path) -> None:
     with serve(models_dir, HIDDENSTATE_LOG_FORMAT="json", HIDDENSTATE_LOG_CALLS="all") as server:
         with Client(server.address) as client:
-            client.predict(TEXT)
-        line = json.loads(server.logged('"Predict"'))
-        assert (line["message"], line["method"], line["code"], line["level"]) == ("call", "Predict", "OK", "info")
+            client.score(TEXT)
+        line = json.loads(server.logged('"Score"'))
+        assert (line["message"], line["method"], line["code"], line["level"]) == ("call", "Score", "OK", "info")
         server.signal(signal.SIGINT)
         assert server.exit_code() == 0
 
