@@ -159,7 +159,7 @@ class Settings:
     workers: int = setting(
         1,
         "Serving",
-        "Processes that serve, all on the one port. The cores and the cache are divided among them.",
+        "Processes that serve, all on the one port. Threads, cache and memory for models are divided among them.",
         minimum=1,
         maximum=1024,
     )
