@@ -1,6 +1,7 @@
 """The server as a whole: puts the parts together, and takes them apart in order."""
 
 import asyncio
+import dataclasses
 import logging
 import time
 from contextlib import ExitStack
@@ -116,7 +117,10 @@ class Server:
     def _open_repository(self, loop: asyncio.AbstractEventLoop) -> Repository:
         settings = self._settings
         source = open_source(settings.models, settings.models_cache)
-        return Repository.open(source, settings=settings.engine, metrics=self.metrics, loop=loop)
+        engine = settings.engine
+        if self._shares_port:  # a call reaches one process, and the others would go on otherwise
+            engine = dataclasses.replace(engine, repository_calls="off")
+        return Repository.open(source, settings=engine, metrics=self.metrics, loop=loop)
 
     def _watch(self) -> None:
         how, interval_s = self._settings.watch_models, self._settings.poll_interval_s

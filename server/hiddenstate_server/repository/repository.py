@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from hiddenstate_server.config import EngineSettings
-from hiddenstate_server.errors import ConfigError, ModelLoadError, ModelMemoryError, ModelNotFoundError
+from hiddenstate_server.errors import (
+    ConfigError,
+    ModelLoadError,
+    ModelMemoryError,
+    ModelNotFoundError,
+    UnsupportedError,
+)
 from hiddenstate_server.language_model import LanguageModel
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.prefix_cache import PrefixCache
@@ -46,6 +52,7 @@ class Repository:
         loader = Loader(settings, metrics, loop)
         self.cache: PrefixCache = loader.cache
         self.source = source
+        self._takes_calls = settings.repository_calls == "on"
         self._unload_timeout_s = settings.unload_timeout_s
         self._metrics = metrics
         self._budget = MemoryBudget(settings.max_models_memory)
@@ -145,7 +152,9 @@ class Repository:
         Raises:
             ModelNotFoundError: there is no such model.
             ModelLoadError: a version of it is refused; what was served of it still is.
+            UnsupportedError: the server takes no such calls.
         """
+        self._check_calls()
         async with self._one_at_a_time:
             model = (await self._scan()).get(name)
             if model is None:
@@ -160,7 +169,9 @@ class Repository:
 
         Raises:
             ModelNotFoundError: there is no such model.
+            UnsupportedError: the server takes no such calls.
         """
+        self._check_calls()
         async with self._one_at_a_time:
             if name not in self._states and name not in self._listing:
                 raise ModelNotFoundError(f"model_name: there is no model {name[:64]!r} in {self.source}")
@@ -202,6 +213,13 @@ class Repository:
             task.cancel()
         for version in self._versions():
             version.close()
+
+    def _check_calls(self) -> None:
+        if not self._takes_calls:
+            raise UnsupportedError(
+                "this server loads and unloads no models by call (--repository-calls off, or several --workers); "
+                f"change {self.source} instead"
+            )
 
     def _start(self) -> None:
         self._listing = self.source.scan()
