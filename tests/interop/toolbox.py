@@ -88,5 +88,6 @@ def _run(what: str, *command: str, folder: Path | None = None) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnavailableError(f"{what}: {error}") from None
     if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise UnavailableError(f"{what} failed: {last}")
+        lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
+        reason = next((line for line in lines if "error" in line.lower()), lines[-1])
+        raise UnavailableError(f"{what} failed: {reason}")
