@@ -55,6 +55,7 @@ class LanguageModelTensors:
     def __init__(self, model: LanguageModel, settings: EngineSettings) -> None:
         self.name = model.name
         self.version = model.version
+        self.provider = model.provider
         self.max_batch_size = settings.max_batch
         self.sequence_idle_s = settings.sequence_idle_s
         self.statistics = Statistics()

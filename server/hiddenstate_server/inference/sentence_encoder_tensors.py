@@ -26,6 +26,7 @@ class SentenceEncoderTensors:
     def __init__(self, model: SentenceEncoder, settings: EngineSettings) -> None:
         self.name = model.name
         self.version = model.version
+        self.provider = model.provider
         self.outputs: Sequence[TensorSpec] = (
             TensorSpec(name=EMBEDDINGS, datatype="FP32", shape=(-1, model.dimension)),
         )

@@ -110,6 +110,8 @@ async def test_the_configuration_tells_how_a_model_is_batched(tensors_wire: Wire
     assert config.HasField("dynamic_batching")
     assert [(each.name, each.data_type, list(each.dims)) for each in config.input] == [("x", messages.TYPE_FP32, [4])]
     assert [(each.name, each.data_type, list(each.dims)) for each in config.output] == [("y", messages.TYPE_FP32, [4])]
+    assert [(each.count, each.kind) for each in config.instance_group] == [(1, messages.ModelInstanceGroup.KIND_CPU)]
+    assert config.parameters["provider"].string_value == "CPUExecutionProvider"
     assert not config.model_transaction_policy.decoupled
 
 
