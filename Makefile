@@ -36,6 +36,10 @@ serve: $(CAN_SERVE) ## Serve the shipped models; HIDDENSTATE_LISTEN and the like
 test: $(CAN_TEST) ## Run the tests.
 	@HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest $(ARGS)
 
+.PHONY: interop
+interop: $(CAN_TEST) ## Hold the server against tritonclient, perf_analyzer, grpcurl, k6 and a Node client.
+	@$(VENV)/bin/python tests/interop/run.py $(ARGS)
+
 .PHONY: exporter
 exporter: $(CAN_TEST) ## Install what training and exporting need, PyTorch among it.
 

@@ -48,11 +48,13 @@ def scale_model(folder: Path, *, name: str = "scale", version: str = "1", factor
     return _write(folder, name, version, nodes, [_port("x", "FP32", shape)], [_port("y", "FP32", shape)], [scale])
 
 
-def sum_model(folder: Path, *, name: str = "sum", config: str = SUM_CONFIG) -> Path:
+def sum_model(
+    folder: Path, *, name: str = "sum", version: str = "1", total: str = "total", config: str = SUM_CONFIG
+) -> Path:
     """Writes a model with a state: `total` is the sum of all `x` of its sequence, both [batch, 1]."""
-    nodes = [helper.make_node("Add", ["x", "sum"], ["next_sum"]), helper.make_node("Identity", ["next_sum"], ["total"])]
-    ports = [_port(each, "FP32", ["batch", 1]) for each in ("x", "sum", "total", "next_sum")]
-    folder = _write(folder, name, "1", nodes, ports[:2], ports[2:])
+    nodes = [helper.make_node("Add", ["x", "sum"], ["next_sum"]), helper.make_node("Identity", ["next_sum"], [total])]
+    ports = [_port(each, "FP32", ["batch", 1]) for each in ("x", "sum", total, "next_sum")]
+    folder = _write(folder, name, version, nodes, ports[:2], ports[2:])
     (folder / "config.toml").write_text(config)
     return folder
 

@@ -54,7 +54,8 @@ class AsyncClient:
     """Calls a hiddenstate server. Any number of tasks of one event loop may share one client.
 
     Every call may raise any HiddenstateError (see `hiddenstate.errors`); its `code` is the gRPC status. Calls that
-    found no server are tried again for about a second first: all of them can safely be made twice.
+    found no server are tried again for about a second first: all of them can safely be made twice. Concurrent
+    predictions, and concurrent encodings, share the messages of one stream.
     """
 
     def __init__(

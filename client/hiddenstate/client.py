@@ -14,7 +14,7 @@ from hiddenstate.connection import (
     channel_options,
 )
 from hiddenstate.encoding import at_least_one, encode_calls, stack
-from hiddenstate.forks import begin_anew_in_forks
+from hiddenstate.forks import begin_anew_in_forks, leave_behind
 from hiddenstate.generation import Generation
 from hiddenstate.predict_stream import PredictStream
 from hiddenstate.replies import read_embeddings, read_model, read_prediction, read_score
@@ -43,7 +43,8 @@ class Client:
     """Calls a hiddenstate server. Any number of threads may share one client.
 
     Every call may raise any HiddenstateError (see `hiddenstate.errors`); its `code` is the gRPC status. Calls that
-    found no server are tried again for about a second first: all of them can safely be made twice.
+    found no server are tried again for about a second first: all of them can safely be made twice. Concurrent
+    predictions, and concurrent encodings, share the messages of one stream.
     """
 
     def __init__(
@@ -68,14 +69,12 @@ class Client:
         self._connection = Connection(address, timeout_s, max_message_bytes)
         self._options = channel_options(max_message_bytes)
         self._credentials = credentials
-        self._left_behind: list[object] = []
         self._connect()
         begin_anew_in_forks(self)
 
     def begin_anew(self) -> None:
         """Makes another connection. For forked processes: the threads that served the old one stayed in the parent."""
-        # Kept, since taking a connection of another process apart would take locks that nobody lets go of any more.
-        self._left_behind.append((self._channel, self._predictions, self._encodings))
+        leave_behind(self._channel, self._predictions, self._encodings)
         self._connect()
 
     def _connect(self) -> None:

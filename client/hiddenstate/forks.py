@@ -11,12 +11,18 @@ class Forkable(Protocol):
     def begin_anew(self) -> None: ...
 
 
+_left_behind: list[object] = []
 _forkables: "weakref.WeakSet[Forkable]" = weakref.WeakSet()
 
 
 def begin_anew_in_forks(forkable: Forkable) -> None:
     """Has `begin_anew` called in each process that is forked from this one."""
     _forkables.add(forkable)
+
+
+def leave_behind(*things: object) -> None:
+    """Keeps things of the parent: to take them apart would take locks that nobody in this process lets go of."""
+    _left_behind.extend(things)
 
 
 def _begin_anew() -> None:

@@ -50,20 +50,31 @@ class Outbox(deque[tuple[ItemT, Sender | None]]):
 
         Those whose sender has left meanwhile are not sent.
         """
+        while self:
+            entries = [self.popleft() for _ in range(min(len(self), _MOST_REQUESTS))]
+            items = [item for item, sender in entries if sender is None or not sender.done()]
+            if sum([item.ByteSize() + _FRAME_BYTES for item in items]) > self._cut:
+                self.extendleft(reversed(entries))
+                return self._take_some()
+            if items:
+                return items
+        return []
+
+    def _take_some(self) -> list[ItemT]:
+        """The same where not all fit: looks at one after the other."""
         items: list[ItemT] = []
         room = self._cut
-        while self and len(items) < _MOST_REQUESTS:
+        while self:
             item, sender = self[0]
             if sender is None or not sender.done():
                 size = item.ByteSize() + _FRAME_BYTES
-                room -= size
-                if items and room < 0:
-                    break
-                if size <= self._most_bytes:
-                    items.append(item)
-                else:
-                    room = self._cut
+                if size > self._most_bytes:
                     _refuse(sender, size, self._most_bytes)
+                elif size > room and items:
+                    break
+                else:
+                    items.append(item)
+                    room -= size
             self.popleft()
         return items
 

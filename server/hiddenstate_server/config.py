@@ -101,6 +101,9 @@ class EngineSettings:
         "How long a version that was replaced goes on for calls and contexts that still use it, in seconds.",
         metavar="SECONDS",
     )
+    repository_calls: Literal["on", "off"] = setting(
+        "on", "Model execution", "Whether callers may load and unload models. With several --workers they may not."
+    )
     max_waiting_tokens: int = setting(
         500_000, "Limits", "Most tokens that may wait for one model; more are refused at once.", minimum=1
     )
@@ -162,7 +165,7 @@ class Settings:
     workers: int = setting(
         1,
         "Serving",
-        "Processes that serve, all on the one port. The cores and the cache are divided among them.",
+        "Processes that serve, all on the one port. Threads, cache and memory for models are divided among them.",
         minimum=1,
         maximum=1024,
     )

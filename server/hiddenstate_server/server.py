@@ -1,6 +1,7 @@
 """The server as a whole: puts the parts together, and takes them apart in order."""
 
 import asyncio
+import dataclasses
 import logging
 import sys
 import time
@@ -18,6 +19,11 @@ from hiddenstate_server.drain import RunningCalls
 from hiddenstate_server.errors import ConfigError
 from hiddenstate_server.exposition import Exposition
 from hiddenstate_server.health import HEALTH_SERVICE, ModelHealth, add_health
+from hiddenstate_server.inference import open_inference_pb2
+from hiddenstate_server.inference.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from hiddenstate_server.inference.service import InferenceService
+from hiddenstate_server.inference.tensor_models import TensorModels
+from hiddenstate_server.inference.unsupported import add_unsupported
 from hiddenstate_server.interceptor import CallInterceptor
 from hiddenstate_server.language_model_service import LanguageModelService
 from hiddenstate_server.listening import check_can_listen
@@ -32,6 +38,7 @@ SERVICES = (
     *(service.full_name for service in language_model_pb2.DESCRIPTOR.services_by_name.values()),
     *(service.full_name for service in sentence_encoder_pb2.DESCRIPTOR.services_by_name.values()),
     *(service.full_name for service in model_pb2.DESCRIPTOR.services_by_name.values()),
+    *(service.full_name for service in open_inference_pb2.DESCRIPTOR.services_by_name.values()),
 )
 
 # A reply that is computed still has to be sent: gRPC gets this long for it when the server stops.
@@ -122,7 +129,10 @@ class Server:
     def _open_repository(self, loop: asyncio.AbstractEventLoop) -> Repository:
         settings = self._settings
         source = open_source(settings.models, settings.models_cache)
-        return Repository.open(source, settings=settings.engine, metrics=self.metrics, loop=loop)
+        engine = settings.engine
+        if self._shares_port:  # a call reaches one process, and the others would go on otherwise
+            engine = dataclasses.replace(engine, repository_calls="off")
+        return Repository.open(source, settings=engine, metrics=self.metrics, loop=loop)
 
     def _watch(self) -> None:
         how, interval_s = self._settings.watch_models, self._settings.poll_interval_s
@@ -151,6 +161,10 @@ class Server:
         encoders = SentenceEncoderService(repository, settings=settings, running=running, metrics=calls)
         add_SentenceEncoderServiceServicer_to_server(encoders, self._rpc)
         add_ModelServiceServicer_to_server(ModelService(repository), self._rpc)
+        models = TensorModels(repository, settings.engine, self.metrics.sequences)
+        inference = InferenceService(repository, models, settings=settings, running=running, metrics=calls)
+        add_GRPCInferenceServiceServicer_to_server(inference, self._rpc)
+        add_unsupported(self._rpc)
         self._health = await add_health(self._rpc, (*SERVICES, *repository.names()))
         repository.listen(ModelHealth(self._health))
         reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._rpc)

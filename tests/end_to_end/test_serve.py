@@ -40,7 +40,7 @@ def test_two_lines_say_what_is_served_where_and_what_to_try(models_dir: Path) ->
         tried = subprocess.run([*command, "--server", server.address], capture_output=True, text=True, check=True)
         assert len(tried.stdout.splitlines()) == 5
         with urllib.request.urlopen(serving.split()[-1], timeout=WAIT_S) as response:
-            assert b'hiddenstate_requests_total{code="OK",method="Predict"} 1.0' in response.read()
+            assert b'hiddenstate_requests_total{code="OK",method="PredictStream"} 1.0' in response.read()
         server.signal(signal.SIGTERM)
         assert server.exit_code() == 0
 
@@ -85,19 +85,37 @@ def test_a_second_signal_ends_the_process_at_once(models_dir: Path) -> None:
         assert server.exit_code() == 128 + signal.SIGTERM
 
 
+# Loaded by every interpreter that starts: models are not loaded before somebody has written to a pipe.
+HELD = """
+import os
+from hiddenstate_server.repository import Repository
+
+def wait(*_, **__):
+    open(os.environ["HELD_BY"], "rb").read()
+
+Repository.open = wait
+"""
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_anything_is_served_ends_the_start_at_once(
-    tmp_path: Path, workers: str, number: signal.Signals
+    models_dir: Path, tmp_path: Path, workers: str, number: signal.Signals
 ) -> None:
-    pipe = tmp_path / "tiny-lm" / "1" / BUNDLE_FILE
-    pipe.parent.mkdir(parents=True)
-    os.mkfifo(pipe)  # whoever reads it waits until somebody writes
-    arguments = ("--models", str(tmp_path), "--workers", workers, "--listen", "127.0.0.1:0", "--metrics", "off")
-    command = [*COMMAND, *arguments]
+    (tmp_path / "sitecustomize.py").write_text(HELD)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    arguments = ("--models", str(models_dir), "--workers", workers, "--listen", "127.0.0.1:0", "--metrics", "off")
     with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
-        pipe.open("wb"),  # waits for the reader: models are being loaded
+        subprocess.Popen(
+            [*COMMAND, *arguments],
+            env={**os.environ, "PYTHONPATH": path, "HELD_BY": str(pipe)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+        pipe.open("wb"),  # waits for the reader: models would be loaded now
     ):
         process.send_signal(number)
         printed, logged = process.communicate(timeout=WAIT_S)
@@ -109,9 +127,9 @@ def test_a_signal_before_anything_is_served_ends_the_start_at_once(
 def test_log_lines_are_json_where_the_environment_asks_for_it(models_dir: Path) -> None:
     with serve(models_dir, HIDDENSTATE_LOG_FORMAT="json", HIDDENSTATE_LOG_CALLS="all") as server:
         with Client(server.address) as client:
-            client.predict(TEXT)
-        line = json.loads(server.logged('"Predict"'))
-        assert (line["message"], line["method"], line["code"], line["level"]) == ("call", "Predict", "OK", "info")
+            client.score(TEXT)
+        line = json.loads(server.logged('"Score"'))
+        assert (line["message"], line["method"], line["code"], line["level"]) == ("call", "Score", "OK", "info")
         server.signal(signal.SIGINT)
         assert server.exit_code() == 0
 

@@ -79,6 +79,8 @@ def test_two_workers_are_announced_once_share_the_port_and_have_one_metrics_page
 def test_a_worker_that_is_killed_under_load_fails_no_call_that_is_tried_again(models_dir: Path) -> None:
     with serve(models_dir, "--workers", "2") as server, ExitStack() as stack:
         stubs = [LanguageModelServiceStub(connection(server, stack)) for _ in range(8)]
+        for stub in stubs:
+            stub.Predict(PredictRequest(text=TEXT), timeout=WAIT_S)
         started_again = threading.Event()
 
         def call(stub: LanguageModelServiceStub) -> int:
@@ -88,7 +90,8 @@ def test_a_worker_that_is_killed_under_load_fails_no_call_that_is_tried_again(mo
                 calls += 1
             return calls
 
-        with ThreadPoolExecutor(len(stubs)) as pool:
+        with ThreadPoolExecutor(len(stubs)) as pool, ExitStack() as at_last:
+            at_last.callback(started_again.set)
             counts = [pool.submit(call, stub) for stub in stubs]
             killed, other = server.workers()
             before = page(server)["hiddenstate_requests_total", "OK", "Predict"]

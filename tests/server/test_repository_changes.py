@@ -26,6 +26,7 @@ from hiddenstate_server.errors import (
     ModelMemoryError,
     ModelNotFoundError,
     ShuttingDownError,
+    UnsupportedError,
 )
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.repository import IndexEntry, Repository
@@ -195,6 +196,18 @@ async def test_a_model_can_be_unloaded_and_loaded_by_call(opened: Opened) -> Non
 async def test_a_model_that_is_not_there_cannot_be_loaded_or_unloaded(opened: Opened, method: str) -> None:
     with pytest.raises(ModelNotFoundError, match=r"model_name: there is no model 'nobody' in /"):
         await getattr(opened.repository, method)("nobody")
+
+
+@pytest.mark.parametrize("settings", [{"repository_calls": "off"}, {"workers": 2}])
+@pytest.mark.parametrize("method", ["load", "unload"])
+async def test_calls_that_load_and_unload_may_be_turned_off_and_are_where_they_reach_one_process_of_several(
+    tmp_path: Path, settings: dict[str, Any], method: str
+) -> None:
+    language_model_bundle(tmp_path)
+    async with serving(tmp_path, **settings) as wire:
+        with pytest.raises(UnsupportedError, match=r"no models by call \(--repository-calls off, or several --workers"):
+            await getattr(wire.server.repository, method)("tiny-lm")
+        assert wire.server.repository.names() == ["tiny-lm"]
 
 
 async def test_a_model_whose_folder_is_gone_is_unloaded(opened: Opened) -> None:

@@ -2,9 +2,12 @@
 
 import asyncio
 import gc
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bundles import language_model_bundle, sentence_encoder_bundle
 from hiddenstate.v1.language_model_pb2 import (
@@ -16,7 +19,9 @@ from hiddenstate.v1.language_model_pb2 import (
 from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
 from hiddenstate_server.repository import Repository
 from hiddenstate_server.scheduler import Scheduler
+from onnx_files import sum_model
 from serving import WAIT_S, Wire, serving, until
+from tensor_requests import step, tensors
 
 SWAPS = 20
 
@@ -36,18 +41,23 @@ async def unloaded(repository: Repository) -> None:
 async def test_calls_without_pause_outlive_twenty_swaps_and_nothing_is_left(tmp_path: Path) -> None:
     language_model_bundle(tmp_path, version="0")
     sentence_encoder_bundle(tmp_path, version="0")
+    sum_model(tmp_path)
+    (tmp_path / "sum" / "1").rename(tmp_path / "sum" / "0")
     async with serving(tmp_path, watch_models="off", unload_timeout_s=WAIT_S) as wire:
         repository = wire.server.repository
         before = runners()
         answered: set[str] = set()
-        calls = [asyncio.create_task(call(wire, answered)) for call in (predict, generate, encode, stream) * 2]
+        calls = [asyncio.create_task(call(wire, answered)) for call in CALLS * 2]
         for version in range(1, SWAPS + 1):
             language_model_bundle(tmp_path, version=str(version), seed=version)
             sentence_encoder_bundle(tmp_path, version=str(version), seed=version)
-            await asyncio.gather(repository.load("tiny-lm"), repository.load("tiny-encoder"))
-            assert repository.language_model().version == repository.sentence_encoder().version == str(version)
+            copy(tmp_path / "sum" / "0", tmp_path / "sum" / str(version))
+            await asyncio.gather(*(repository.load(name) for name in ("tiny-lm", "tiny-encoder", "sum")))
+            assert {model.version for model in repository.models()} == {str(version)}
             # Every kind of call has been answered by this version before the next comes.
-            await until_woken(lambda version=version: {f"{kind} {version}" for kind in KINDS} <= answered, calls)
+            await until_woken(
+                lambda version=version: {f"{call.__name__} {version}" for call in CALLS} <= answered, calls
+            )
         for call in calls:
             call.cancel()
         results = await asyncio.gather(*calls, return_exceptions=True)
@@ -55,8 +65,8 @@ async def test_calls_without_pause_outlive_twenty_swaps_and_nothing_is_left(tmp_
         await unloaded(repository)
         assert runners() == [name.removesuffix("-0") + f"-{SWAPS}" for name in before]
         gc.collect()
-        assert len([each for each in gc.get_objects() if type(each) is Scheduler and each._thread.is_alive()]) == 2
-        assert wire.metric("hiddenstate_models_loaded") == 2
+        assert len([each for each in gc.get_objects() if type(each) is Scheduler and each._thread.is_alive()]) == 3
+        assert wire.metric("hiddenstate_models_loaded") == 3
         assert {of for of, _, _ in repository.cache._states.values()} <= {
             repository.language_model().bundle.fingerprint
         }
@@ -64,9 +74,6 @@ async def test_calls_without_pause_outlive_twenty_swaps_and_nothing_is_left(tmp_
         assert set(repository.cache._lengths) <= {repository.language_model().bundle.fingerprint}
         assert wire.metric("hiddenstate_model_bytes", model="tiny-lm", version="3") == 0
         assert wire.metric("hiddenstate_tokens_computed_total", model="tiny-lm", version="3") == 0
-
-
-KINDS = ("predict", "generate", "encode", "stream")
 
 
 async def until_woken(condition: Any, tasks: list[asyncio.Task[None]]) -> None:
@@ -113,3 +120,31 @@ async def stream(wire: Wire, answered: set[str]) -> None:
             versions.append(response.response.model_version)
         assert len(set(versions)) == 1
         answered.add(f"stream {versions[0]}")
+
+
+async def sequence(wire: Wire, answered: set[str]) -> None:
+    """Adds up three numbers again and again, the sum being kept on the server; a sequence stays with one version."""
+    id = f"sequence of {id_of_task()}"
+    while True:
+        responses = [
+            await wire.inference.ModelInfer(
+                step("sum", {"x": np.array([[number]], np.float32)}, id, start=number == 1, end=number == 3)
+            )
+            for number in (1, 2, 3)
+        ]
+        assert [float(tensors(response)["total"][0, 0]) for response in responses] == [1, 3, 6]
+        (version,) = {response.model_version for response in responses}
+        answered.add(f"sequence {version}")
+
+
+def id_of_task() -> int:
+    return id(asyncio.current_task())
+
+
+def copy(folder: Path, target: Path) -> None:
+    """Puts a version there as publishers do: all at once."""
+    partial = shutil.copytree(folder, folder.parent / ".partial")
+    partial.rename(target)
+
+
+CALLS = (predict, generate, encode, stream, sequence)

@@ -36,6 +36,7 @@ SERVICES = {
     "hiddenstate.v1.LanguageModelService",
     "hiddenstate.v1.SentenceEncoderService",
     "hiddenstate.v1.ModelService",
+    "inference.GRPCInferenceService",
 }
 SERVING = HealthCheckResponse.SERVING
 NOT_SERVING = HealthCheckResponse.NOT_SERVING

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from hiddenstate_server.errors import InvalidRequestError, UnsupportedError
 from hiddenstate_server.inference.codec import check_shape, decode_contents, decode_raw
 from hiddenstate_server.inference.open_inference_pb2 import ModelInferRequest
-from hiddenstate_server.inference.parameters import CallParameters, read_parameters
 from hiddenstate_server.inference.tensors import DTYPES, Datatype, TensorModel, Tensors
 
 _SHARED_MEMORY: Final = "shared_memory_"
@@ -25,14 +24,13 @@ class InferCall:
     inputs: Tensors
     outputs: Sequence[str]  # in the order in which they are answered
     classes: Mapping[str, int]  # outputs of which only so many largest values are wanted
-    parameters: CallParameters
 
 
 def read_call(request: ModelInferRequest, model: TensorModel) -> InferCall:
     """Reads a request to a model. Whether all inputs are there and of the right shapes is for the model to say.
 
     Raises:
-        InvalidRequestError: datatypes, sizes or parameters are wrong, an input is sent twice, or an output is unknown.
+        InvalidRequestError: datatypes or sizes are wrong, an input is sent twice, or an output is unknown.
         UnsupportedError: it names shared memory.
     """
     outputs = _outputs(request, model)
@@ -40,7 +38,6 @@ def read_call(request: ModelInferRequest, model: TensorModel) -> InferCall:
         inputs=_inputs(request, {spec.name: spec.datatype for spec in model.inputs}),
         outputs=tuple(outputs),
         classes={name: count for name, count in outputs.items() if count},
-        parameters=read_parameters(request.parameters),
     )
 
 

@@ -13,9 +13,9 @@ from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.context import Context, HeldContext
 from hiddenstate_server.errors import InvalidRequestError
 from hiddenstate_server.inference.call_account import CallAccount, served
+from hiddenstate_server.inference.columns import COLUMN, read_columns
 from hiddenstate_server.inference.sequences import Sequences
 from hiddenstate_server.inference.statistics import Statistics
-from hiddenstate_server.inference.tensor_checks import check_inputs, check_rows
 from hiddenstate_server.inference.tensors import SequenceStep, Tensors, TensorSpec
 from hiddenstate_server.inference.texts import read_texts
 from hiddenstate_server.language_model import LanguageModel
@@ -42,9 +42,9 @@ class LanguageModelTensors:
     platform = "hiddenstate_language_model"
     stateful = True
     inputs: Sequence[TensorSpec] = (
-        TensorSpec(name=TEXT, datatype="BYTES", shape=(-1,)),
-        TensorSpec(name=TOP_K, datatype="INT32", shape=(-1,), optional=True),
-        TensorSpec(name=PREFIX, datatype="BYTES", shape=(-1,), optional=True),
+        TensorSpec(name=TEXT, datatype="BYTES", shape=COLUMN),
+        TensorSpec(name=TOP_K, datatype="INT32", shape=COLUMN, optional=True),
+        TensorSpec(name=PREFIX, datatype="BYTES", shape=COLUMN, optional=True),
     )
     outputs: Sequence[TensorSpec] = (
         TensorSpec(name=WORDS, datatype="BYTES", shape=(-1, -1)),
@@ -55,6 +55,7 @@ class LanguageModelTensors:
     def __init__(self, model: LanguageModel, settings: EngineSettings) -> None:
         self.name = model.name
         self.version = model.version
+        self.provider = model.provider
         self.max_batch_size = settings.max_batch
         self.sequence_idle_s = settings.sequence_idle_s
         self.statistics = Statistics()
@@ -96,13 +97,12 @@ class LanguageModelTensors:
         self.sequences.close()
 
     def _rows(self, inputs: Tensors, sequence: SequenceStep | None) -> list[Row]:
-        check_inputs(inputs, self.inputs)
-        count = check_rows(inputs, self.max_batch_size)
+        columns, count = read_columns(inputs, self.inputs, self.max_batch_size)
         if sequence and count > 1:
             raise InvalidRequestError(f"input {TEXT!r}: has {count} rows, a step of a sequence has 1")
-        texts = read_texts(inputs[TEXT], TEXT)
-        top_k = inputs[TOP_K].tolist() if TOP_K in inputs else [DEFAULT_TOP_K] * count
-        prefixes = read_texts(inputs[PREFIX], PREFIX) if PREFIX in inputs else [""] * count
+        texts = read_texts(columns[TEXT], TEXT)
+        top_k = columns[TOP_K].tolist() if TOP_K in columns else [DEFAULT_TOP_K] * count
+        prefixes = read_texts(columns[PREFIX], PREFIX) if PREFIX in columns else [""] * count
         return [Row(*row) for row in zip(texts, top_k, prefixes, strict=True)]
 
     async def _step(self, model: LanguageModel, row: Row, step: SequenceStep, deadline: float) -> Prediction:

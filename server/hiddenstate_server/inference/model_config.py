@@ -7,6 +7,7 @@ from hiddenstate_server.inference import open_inference_pb2 as messages
 from hiddenstate_server.inference.tensors import Datatype, TensorModel, TensorSpec
 
 ONNX_PLATFORM: Final = "onnxruntime_onnx"
+_CPU: Final = "CPUExecutionProvider"
 _ONNX_FILE: Final = "model.onnx"
 
 _TYPES: "Final[Mapping[Datatype, messages.DataType.ValueType]]" = {
@@ -36,8 +37,9 @@ def model_config(model: TensorModel) -> messages.ModelConfig:
         max_batch_size=model.max_batch_size,
         input=[_input(spec, batched) for spec in model.inputs],
         output=[_output(spec, batched) for spec in model.outputs],
-        instance_group=[messages.ModelInstanceGroup(name=model.name, count=1)],
+        instance_group=[messages.ModelInstanceGroup(name=model.name, count=1, kind=_kind(model.provider))],
         default_model_filename=_ONNX_FILE if is_onnx else "",
+        parameters={"provider": messages.ModelParameter(string_value=model.provider)},
         backend="onnxruntime" if is_onnx else model.platform,
         model_transaction_policy=messages.ModelTransactionPolicy(decoupled=False),
     )
@@ -47,6 +49,11 @@ def model_config(model: TensorModel) -> messages.ModelConfig:
     elif batched:
         config.dynamic_batching.SetInParent()
     return config
+
+
+def _kind(provider: str) -> "messages.ModelInstanceGroup.Kind.ValueType":
+    on_cpu = provider == _CPU
+    return messages.ModelInstanceGroup.KIND_CPU if on_cpu else messages.ModelInstanceGroup.KIND_GPU
 
 
 def _input(spec: TensorSpec, batched: bool) -> messages.ModelInput:

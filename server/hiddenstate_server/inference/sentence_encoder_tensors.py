@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.inference.call_account import CallAccount, served
+from hiddenstate_server.inference.columns import COLUMN, read_columns
 from hiddenstate_server.inference.statistics import Statistics
-from hiddenstate_server.inference.tensor_checks import check_inputs, check_rows
 from hiddenstate_server.inference.tensors import SequenceStep, Tensors, TensorSpec
 from hiddenstate_server.inference.texts import read_texts
 from hiddenstate_server.sentence_encoder import SentenceEncoder
@@ -21,11 +21,12 @@ class SentenceEncoderTensors:
     platform = "hiddenstate_sentence_encoder"
     stateful = False
     sequence_idle_s = 0.0
-    inputs: Sequence[TensorSpec] = (TensorSpec(name=SENTENCES, datatype="BYTES", shape=(-1,)),)
+    inputs: Sequence[TensorSpec] = (TensorSpec(name=SENTENCES, datatype="BYTES", shape=COLUMN),)
 
     def __init__(self, model: SentenceEncoder, settings: EngineSettings) -> None:
         self.name = model.name
         self.version = model.version
+        self.provider = model.provider
         self.outputs: Sequence[TensorSpec] = (
             TensorSpec(name=EMBEDDINGS, datatype="FP32", shape=(-1, model.dimension)),
         )
@@ -43,9 +44,9 @@ class SentenceEncoderTensors:
     ) -> Tensors:
         """Answers a vector for each sentence, [batch, dimension]; see `TensorModel.infer`."""
         with CallAccount(self.statistics) as account:
-            check_inputs(inputs, self.inputs)
-            rows = check_rows(inputs, self.max_batch_size)
-            encoding = await served(self._model).encode(read_texts(inputs[SENTENCES], SENTENCES), deadline=deadline)
+            columns, rows = read_columns(inputs, self.inputs, self.max_batch_size)
+            sentences = read_texts(columns[SENTENCES], SENTENCES)
+            encoding = await served(self._model).encode(sentences, deadline=deadline)
             account.answered(rows, [encoding.usage])
         return {EMBEDDINGS: encoding.embeddings}
 

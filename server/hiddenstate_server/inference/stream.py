@@ -12,6 +12,7 @@ from typing import Final
 import grpc
 
 from hiddenstate_server.call_metrics import MethodMetrics
+from hiddenstate_server.config import KIB
 from hiddenstate_server.drain import RunningCalls
 from hiddenstate_server.errors import ShuttingDownError
 from hiddenstate_server.inference.infer_response import fill_failure, mark_final
@@ -22,6 +23,9 @@ from hiddenstate_server.messages import read_deadline
 
 # Metadata with which a caller asks that the first failure ends the stream with its status.
 GRPC_ERRORS: Final = ("triton_grpc_error", "true")
+
+# Requests and replies weigh 1 for each of so many bytes that they have begun: large ones bound a stream sooner.
+_WEIGHT_BYTES: Final = 64 * KIB
 
 Reply = asyncio.Task[ModelStreamInferResponse]
 
@@ -44,7 +48,9 @@ class InferStream:
         self._series = series
         self._deadline = read_deadline(context)
         self._ends_at_failure = GRPC_ERRORS in tuple(context.invocation_metadata() or ())
-        self._room = asyncio.Semaphore(max_pending)
+        self._max_pending = max_pending
+        self._pending = 0  # weight of what is read and has no written reply
+        self._room = asyncio.Event()  # for the reader
         self._replies: asyncio.Queue[Reply | None] = asyncio.Queue()  # in the order of the requests; None ends it
         self._working: set[Reply] = set()
         self._is_at_read = False
@@ -70,8 +76,8 @@ class InferStream:
     async def _read(self) -> None:
         try:
             while request := await self._next_request():
-                await self._room.acquire()
-                self._begin(request)
+                await self._make_room(weight := _weight(request))
+                self._begin(request, weight)
         finally:
             self._replies.put_nowait(None)
 
@@ -87,8 +93,14 @@ class InferStream:
         if self._is_at_read:  # else a request is being taken in, and shall be answered
             reader.cancel()
 
-    def _begin(self, request: ModelInferRequest) -> None:
-        reply = asyncio.create_task(self._answer(request))
+    async def _make_room(self, weight: int) -> None:
+        while self._pending and self._pending + weight > self._max_pending:
+            self._room.clear()
+            await self._room.wait()
+        self._pending += weight
+
+    def _begin(self, request: ModelInferRequest, weight: int) -> None:
+        reply = asyncio.create_task(self._answer(request, weight))
         self._working.add(reply)
         reply.add_done_callback(self._done)
         self._replies.put_nowait(reply)
@@ -98,7 +110,7 @@ class InferStream:
         if not reply.cancelled():
             reply.exception()  # else asyncio complains of one that failed after the stream had ended
 
-    async def _answer(self, request: ModelInferRequest) -> ModelStreamInferResponse:
+    async def _answer(self, request: ModelInferRequest, weight: int) -> ModelStreamInferResponse:
         started, code = time.perf_counter(), grpc.StatusCode.CANCELLED
         self._series.begin()
         try:
@@ -114,12 +126,19 @@ class InferStream:
         finally:
             self._series.end(code.name, time.perf_counter() - started)
         mark_final(reply.infer_response)
+        self._pending += _weight(reply) - weight
         return reply
 
     async def _write(self) -> None:
         while (reply := await self._replies.get()) is not None:
-            await self._context.write(await reply)
-            self._room.release()
+            written = await reply
+            await self._context.write(written)
+            self._pending -= _weight(written)
+            self._room.set()
+
+
+def _weight(message: ModelInferRequest | ModelStreamInferResponse) -> int:
+    return 1 + message.ByteSize() // _WEIGHT_BYTES
 
 
 async def _abandon(*tasks: "asyncio.Task[None] | Reply") -> None:

@@ -82,6 +82,10 @@ class TensorModel(Protocol):
         """Who runs it, in Triton's words: `onnxruntime_onnx` for an ONNX file."""
 
     @property
+    def provider(self) -> str:
+        """ONNX Runtime's execution provider, for example `CPUExecutionProvider`."""
+
+    @property
     def inputs(self) -> Sequence[TensorSpec]:
         """What a caller sends; the state that the server keeps for a sequence is not among it."""
 

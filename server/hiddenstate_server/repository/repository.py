@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from hiddenstate_server.config import EngineSettings
-from hiddenstate_server.errors import ConfigError, ModelLoadError, ModelMemoryError, ModelNotFoundError
+from hiddenstate_server.errors import (
+    ConfigError,
+    ModelLoadError,
+    ModelMemoryError,
+    ModelNotFoundError,
+    UnsupportedError,
+)
 from hiddenstate_server.language_model import LanguageModel
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.prefix_cache import PrefixCache
@@ -46,6 +52,7 @@ class Repository:
         loader = Loader(settings, metrics, loop)
         self.cache: PrefixCache = loader.cache
         self.source = source
+        self._takes_calls = settings.repository_calls == "on"
         self._unload_timeout_s = settings.unload_timeout_s
         self._metrics = metrics
         self._budget = MemoryBudget(settings.max_models_memory)
@@ -58,6 +65,7 @@ class Repository:
         self._one_at_a_time = asyncio.Lock()
         self._refreshes: set[asyncio.Task[None]] = set()
         self._listener: Listener = _nobody
+        self._has_sequences: Callable[[Served], bool] = lambda model: False
         metrics.watch_cache(self.cache)
 
     @classmethod
@@ -120,6 +128,14 @@ class Repository:
         """Returns a model that a bundle tells all about; see `language_model`."""
         return self._catalog.find(_BUNDLED, name, version)
 
+    def ending(self, name: str) -> list[Served]:
+        """Returns the versions of a model that were replaced and go on for the sequences that they hold."""
+        return [version.handle for version in self._retiring if version.name == name and version.can_go_on]
+
+    def keep_while(self, has_sequences: Callable[[Served], bool]) -> None:
+        """Keeps a version that was replaced as long as this is true of it, but no longer than `--unload-timeout-s`."""
+        self._has_sequences = has_sequences
+
     def labels(self, name: str) -> Mapping[str, str]:
         """Returns the labels of a model and the versions that they lead to now."""
         state = self._states.get(name)
@@ -136,7 +152,9 @@ class Repository:
         Raises:
             ModelNotFoundError: there is no such model.
             ModelLoadError: a version of it is refused; what was served of it still is.
+            UnsupportedError: the server takes no such calls.
         """
+        self._check_calls()
         async with self._one_at_a_time:
             model = (await self._scan()).get(name)
             if model is None:
@@ -151,7 +169,9 @@ class Repository:
 
         Raises:
             ModelNotFoundError: there is no such model.
+            UnsupportedError: the server takes no such calls.
         """
+        self._check_calls()
         async with self._one_at_a_time:
             if name not in self._states and name not in self._listing:
                 raise ModelNotFoundError(f"model_name: there is no model {name[:64]!r} in {self.source}")
@@ -193,6 +213,13 @@ class Repository:
             task.cancel()
         for version in self._versions():
             version.close()
+
+    def _check_calls(self) -> None:
+        if not self._takes_calls:
+            raise UnsupportedError(
+                "this server loads and unloads no models by call (--repository-calls off, or several --workers); "
+                f"change {self.source} instead"
+            )
 
     def _start(self) -> None:
         self._listing = self.source.scan()
@@ -247,7 +274,7 @@ class Repository:
 
     async def _retire(self, version: Version) -> None:
         try:
-            await version.retire(self._unload_timeout_s)
+            await version.retire(self._unload_timeout_s, has_sequences=self._has_sequences)
         except Exception:
             _log.exception("%s version %s could not be closed", version.name, version.version)
         del self._retiring[version]

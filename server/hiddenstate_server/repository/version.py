@@ -10,7 +10,9 @@ import asyncio
 import copy
 import gc
 import logging
+import time
 import weakref
+from collections.abc import Callable
 
 from hiddenstate_server.repository.files import VersionFiles
 from hiddenstate_server.repository.loader import Served
@@ -18,6 +20,9 @@ from hiddenstate_server.repository.loader import Served
 # A call that failed leaves its frames, and in them the handle, to the garbage collector. A collection holds everybody
 # up for some milliseconds, so those who use a version get this long to let go of it by themselves.
 _COLLECT_AFTER_S = 1.0
+
+# Sequences end without telling anybody.
+_LOOK_EVERY_S = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -44,9 +49,17 @@ class Version:
         """What states of this version are cached under; empty if none are."""
         return b"" if (bundle := getattr(self._model, "bundle", None)) is None else bytes(bundle.fingerprint)
 
-    async def retire(self, timeout_s: float) -> None:
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the handle is still given to those who go on with a sequence."""
+        return self._handle is not None
+
+    async def retire(self, timeout_s: float, *, has_sequences: Callable[[Served], bool]) -> None:
         """Waits until nobody uses the version, but not for ever, then lets it finish what runs, and closes it."""
-        if not await self._unused(timeout_s):
+        until = time.monotonic() + timeout_s
+        while has_sequences(self.handle) and (left_s := until - time.monotonic()) > 0:  # noqa: ASYNC110 - see above
+            await asyncio.sleep(min(left_s, _LOOK_EVERY_S))
+        if not await self._unused(until - time.monotonic()):
             _log.warning(
                 "%s version %s is still used after %g s (--unload-timeout-s); those who hold contexts with it have to "
                 "begin again",

@@ -37,6 +37,7 @@ async def watch(repository: Repository, *, how: Watch, interval_s: float) -> Non
 async def _watch_folder(folder: Path, refresh: Callable[[], Awaitable[None]], interval_s: float) -> None:
     # Loading it takes a moment, which calls need not wait for.
     watchfiles = await asyncio.to_thread(importlib.import_module, "watchfiles")
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # else each change has a line that tells nobody anything
     stop = threading.Event()
     changes = watchfiles.awatch(folder, watch_filter=None, debounce=_AT_MOST_MS, step=_MOMENT_MS, stop_event=stop)
     try:

@@ -1,5 +1,6 @@
 """What the supervisor and a worker say to each other, over a socket that only these two have."""
 
+import pickle
 import socket
 import threading
 from asyncio import StreamReader
@@ -17,10 +18,21 @@ T = TypeVar("T")
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """The first message to a worker."""
+    """The first message to a worker: its number and its settings."""
 
     worker: int
-    settings: Settings
+    pickled: bytes  # as multiprocessing does it, over a socket that only these two processes have
+
+    @classmethod
+    def of(cls, worker: int, settings: Settings) -> "Begin":
+        """Makes the message."""
+        return cls(worker, pickle.dumps(settings))
+
+    @property
+    def settings(self) -> Settings:
+        """What the worker is to serve, and how."""
+        settings: Settings = pickle.loads(self.pickled)
+        return settings
 
 
 class Scrape(msgspec.Struct, frozen=True):
@@ -79,8 +91,7 @@ class WorkerEnd(NamedTuple):
             OSError: the supervisor is gone.
         """
         size = int.from_bytes(self._receive(_LENGTH_BYTES))
-        data = self._receive(size)
-        return msgspec.msgpack.decode(data, type=kind, dec_hook=lambda wanted, value: wanted(value))  # a Path
+        return msgspec.msgpack.decode(self._receive(size), type=kind)
 
     def _receive(self, size: int) -> bytes:
         data = b""
@@ -93,7 +104,7 @@ class WorkerEnd(NamedTuple):
 
 def frame(message: object) -> bytes:
     """Returns a message as it is sent: its length in bytes, then itself."""
-    data = msgspec.msgpack.encode(message, enc_hook=str)  # str: of a Path
+    data = msgspec.msgpack.encode(message)
     return len(data).to_bytes(_LENGTH_BYTES) + data
 
 

@@ -48,7 +48,7 @@ class Worker:
                 pass_fds=[theirs.fileno()],
                 process_group=0,  # Ctrl-C in a terminal goes to the supervisor alone, which passes it on
             )
-        writer.write(frame(Begin(number, settings)))
+        writer.write(frame(Begin.of(number, settings)))
         return cls(process, reader, writer)
 
     async def told(self, timeout_s: float) -> bool:

@@ -88,6 +88,7 @@ def _share(settings: Settings) -> Settings:
         threads=engine.threads or default_threads(settings.workers),
         runners=engine.runners or default_runners(CPU, engine.threads, settings.workers),
         cache_bytes=engine.cache_bytes // settings.workers,
+        max_models_memory=-(-engine.max_models_memory // settings.workers),  # rounded up: 0 would set no limit
     )
     return dataclasses.replace(settings, engine=own)
 

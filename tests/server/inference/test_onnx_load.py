@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, load_model, numpy_helper, save
 
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import BundleError
+from hiddenstate_server.inference.onnx_config import load_config
 from hiddenstate_server.inference.onnx_file import external_files
 from hiddenstate_server.inference.onnx_model import OnnxModel
 from hiddenstate_server.metrics import Metrics
@@ -129,6 +130,16 @@ async def test_a_port_that_cannot_be_sent_is_named(tmp_path: Path) -> None:
     assert_refused(
         folder, "input 'x' is a tensor(bfloat16), which cannot be sent; let the graph cast it to one of tensor(bool)"
     )
+
+
+def test_the_documented_config_is_one_that_is_read(tmp_path: Path) -> None:
+    documentation = Path(__file__).parents[3] / "docs" / "onnx-models.md"
+    [example] = re.findall(r"```toml\n(.*?)```", documentation.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "config.toml").write_text(example)
+    config = load_config(tmp_path)
+    for part in (config, config.inputs["audio"], config.state[0], config.sequences):
+        keys = set(part.__struct_fields__) - {"shared"}
+        assert all(re.search(rf"^(\[\[?)?{key}\b", example, re.MULTILINE) for key in keys)  # none is left out
 
 
 async def test_a_config_that_is_no_small_text_file_is_refused(tmp_path: Path) -> None:

@@ -390,6 +390,38 @@ def test_sequences_that_are_interleaved_in_any_way_equal_their_own_loops(
             np.testing.assert_allclose(answers, lstm_in_numpy(inputs[id])[: len(answers)], rtol=0, atol=1e-6)
 
 
+async def test_callers_who_leave_in_the_middle_leave_no_bytes_and_no_wrong_answers(tmp_path: Path) -> None:
+    choose = random.Random(1)
+    config = SUM_CONFIG + f"[sequences]\nmax_bytes = {20 * OVERHEAD_BYTES}"
+    async with served(running_sum(tmp_path, config=config)) as model:
+
+        async def caller(id: int) -> None:
+            expected = 0
+            for position in range(12):
+                step = SequenceStep(id=id, start=not position, end=position == 11)
+                call = asyncio.create_task(model.infer(x(position), sequence=step))
+                if choose.random() < 0.2:
+                    await asyncio.sleep(0)
+                    call.cancel()
+                try:
+                    answer = await call
+                except asyncio.CancelledError:
+                    continue  # changes nothing
+                except (SequenceError, OverloadedError):
+                    return
+                expected += position
+                assert answer["total"].item() == expected
+
+        await asyncio.gather(*(caller(id) for id in range(1, 61)))
+        await model.drain()
+        sequences = model.sequences
+        kept = list(sequences._live.values())
+        assert all(sequence.users == 0 for sequence in kept)
+        assert sequences.bytes == sum(sequence.size for sequence in kept) <= 20 * OVERHEAD_BYTES
+        assert sequences._idle.keys() == sequences._live.keys()
+        assert model._admission._size == 0
+
+
 async def test_states_are_paired_by_declaration(tmp_path: Path) -> None:
     swapped = LSTM_CONFIG.replace("z_cell", "?").replace("y_hidden", "z_cell").replace("?", "y_hidden")
     own = frames(6, 0)

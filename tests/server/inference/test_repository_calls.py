@@ -11,7 +11,7 @@ import pytest_asyncio
 from hiddenstate_server.inference import open_inference_pb2 as messages
 from onnx_files import scale_model, sum_model
 from serving import Wire, failure, serving
-from tensor_requests import request, tensors
+from tensor_requests import request, step, tensors
 
 
 @pytest_asyncio.fixture
@@ -90,6 +90,19 @@ async def test_labels_and_versions_side_by_side_answer_to_their_names(wire_of: W
     assert list(named.versions) == ["1"]
     stats = await stub.ModelStatistics(messages.ModelStatisticsRequest(name="scale"))
     assert [(each.version, each.inference_count) for each in stats.model_stats] == [("1", 2), ("2", 3)]
+
+
+async def test_a_sequence_goes_on_with_the_outputs_of_the_version_that_it_began_with(
+    wire_of: Wire, tmp_path: Path
+) -> None:
+    one = {"x": np.ones((1, 1), np.float32)}
+    await wire_of.inference.ModelInfer(step("sum", one, 7, start=True))
+    sum_model(tmp_path, version="2", total="other_total")
+    await load(wire_of, "sum")
+    old = await wire_of.inference.ModelInfer(step("sum", one, 7))
+    new = await wire_of.inference.ModelInfer(step("sum", one, 8, start=True))
+    assert (old.model_version, tensors(old)) == ("1", {"total": np.array([[2.0]])})
+    assert (new.model_version, tensors(new)) == ("2", {"other_total": np.array([[1.0]])})
 
 
 @pytest.mark.parametrize(

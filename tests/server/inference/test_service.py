@@ -89,9 +89,9 @@ async def test_metadata_of_a_model_with_a_state_do_not_tell_of_it(tensors_wire: 
 async def test_our_own_models_have_metadata_too(tensors_wire: Wire) -> None:
     lm = await tensors_wire.inference.ModelMetadata(messages.ModelMetadataRequest(name="tiny-lm"))
     assert [(each.name, each.datatype, list(each.shape)) for each in (*lm.inputs, *lm.outputs)] == [
-        ("text", "BYTES", [-1]),
-        ("top_k", "INT32", [-1]),
-        ("prefix", "BYTES", [-1]),
+        ("text", "BYTES", [-1, 1]),
+        ("top_k", "INT32", [-1, 1]),
+        ("prefix", "BYTES", [-1, 1]),
         ("words", "BYTES", [-1, -1]),
         ("log_probs", "FP32", [-1, -1]),
         ("token_ids", "INT64", [-1, -1]),
@@ -110,6 +110,8 @@ async def test_the_configuration_tells_how_a_model_is_batched(tensors_wire: Wire
     assert config.HasField("dynamic_batching")
     assert [(each.name, each.data_type, list(each.dims)) for each in config.input] == [("x", messages.TYPE_FP32, [4])]
     assert [(each.name, each.data_type, list(each.dims)) for each in config.output] == [("y", messages.TYPE_FP32, [4])]
+    assert [(each.count, each.kind) for each in config.instance_group] == [(1, messages.ModelInstanceGroup.KIND_CPU)]
+    assert config.parameters["provider"].string_value == "CPUExecutionProvider"
     assert not config.model_transaction_policy.decoupled
 
 

@@ -1,13 +1,19 @@
 """ModelStreamInfer: replies in the order of the requests, errors that leave the stream open, sequences in order."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 
-from hiddenstate_server.inference.open_inference_pb2 import ModelInferRequest, ModelStreamInferResponse
-from serving import WAIT_S, Wire, failure, held, until
+from hiddenstate_server.inference.open_inference_pb2 import (
+    ModelInferRequest,
+    ModelStreamInferResponse,
+    ServerMetadataRequest,
+)
+from onnx_files import echo_model
+from serving import WAIT_S, Wire, failure, held, serving, until
 from tensor_requests import request, step, tensors
 
 
@@ -139,6 +145,24 @@ async def test_a_caller_who_leaves_takes_its_requests_along(tensors_wire: Wire) 
         await until(lambda: tensors_wire.metric("hiddenstate_streams_total", **left) == 1)
         gate.open()
         await until(lambda: not model._scheduler.waiting_requests)
+
+
+async def test_large_requests_stop_a_stream_from_being_read_before_their_number_does(tmp_path: Path) -> None:
+    echo_model(tmp_path, ["FP32"])
+    in_flight = {"name": "hiddenstate_requests_in_flight", "method": "ModelStreamInfer"}
+    async with serving(tmp_path, max_stream_pending=8) as wire:
+        model: Any = wire.server.repository.find("echo")
+        large = request("echo", {"FP32": np.zeros((1, 50_000), np.float32)})  # weighs 4
+        call = wire.inference.ModelStreamInfer()
+        with held(model) as gate:
+            await send(call, *[large] * 5)
+            await gate.reached()
+            await until(lambda: wire.metric(**in_flight) == 2)
+            await wire.inference.ServerMetadata(ServerMetadataRequest())
+            assert wire.metric(**in_flight) == 2
+            gate.open()
+            answers = await replies(call, 5)
+        assert [answer.infer_response.outputs[0].shape[1] for answer in answers] == [50_000] * 5
 
 
 async def test_bytes_that_are_no_message_end_the_stream(tensors_wire: Wire) -> None:

@@ -18,10 +18,11 @@ def test_a_worker_gets_the_settings_as_they_are() -> None:
     settings = Settings.of(models=Path("elsewhere"), workers=3, drain_timeout_s=2.5, max_batch=7, variant="int8")
     ours, theirs = socket.socketpair()
     with ours:
-        ours.sendall(frame(Begin(2, settings)))
+        ours.sendall(frame(Begin.of(2, settings)))
         worker = WorkerEnd.of(theirs.detach())
         with worker.socket:
-            assert worker.receive(Begin) == Begin(2, settings)
+            begin = worker.receive(Begin)
+    assert (begin.worker, begin.settings) == (2, settings)
 
 
 def test_no_process_that_a_worker_starts_gets_its_socket() -> None:
@@ -31,7 +32,7 @@ def test_no_process_that_a_worker_starts_gets_its_socket() -> None:
         assert not os.get_inheritable(socket_of_worker.fileno())
 
 
-@pytest.mark.parametrize("sent", [b"", b"\0\0", frame(Begin(1, Settings()))[:-1]])
+@pytest.mark.parametrize("sent", [b"", b"\0\0", frame(Begin.of(1, Settings()))[:-1]])
 def test_a_supervisor_that_is_gone_is_noticed_at_any_byte(sent: bytes) -> None:
     ours, theirs = socket.socketpair()
     ours.sendall(sent)
