@@ -68,6 +68,7 @@ def _option(name: str, kind: Any, default: Any, setting: Setting) -> click.Optio
     return click.Option(
         [flag(name)],
         type=_type(kind, setting),
+        is_flag=kind is bool,
         default=_text(default) if setting.is_bytes else default,
         metavar=setting.metavar or ("N" if kind is int else None),
         help=setting.help,

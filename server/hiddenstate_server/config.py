@@ -77,9 +77,15 @@ class EngineSettings:
         "Model execution",
         "Which graphs of a bundle to run. auto and int8 take int8 where the machine is fast at it, else fp32.",
     )
+    cores: int = setting(0, "Model execution", "Cores to plan for. 0 takes all that the process may use.")
     threads: int = setting(0, "Model execution", "Threads of one model run. 0 lets the server choose.")
     runners: int = setting(
         0, "Model execution", "Batches of one model that run at a time. 0 lets the server choose.", maximum=64
+    )
+    autotune: bool = setting(
+        False,
+        "Model execution",
+        "Whether to measure at start how many batches at a time, on how many threads, go fastest.",
     )
     max_batch: int = setting(64, "Model execution", "Most contexts or sentences in one model run.", minimum=1)
     max_batch_tokens: int = setting(

@@ -1,7 +1,6 @@
 """Chooses the ONNX Runtime execution provider and makes inference sessions."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +11,6 @@ from hiddenstate_server.errors import BundleError, ConfigError
 ProviderName = Literal["auto", "cuda", "tensorrt", "cpu"]
 
 CPU = "CPUExecutionProvider"
-# More would share one interpreter lock, and each take smaller batches.
-_MOST_RUNNERS = 8
 _ONNX_RUNTIME_NAMES = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider", "cpu": CPU}
 
 
@@ -52,7 +49,7 @@ def make_session(path: Path, provider: Provider, threads: int) -> onnxruntime.In
         BundleError: ONNX Runtime cannot load the graph.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or default_threads()
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Spinning pools of several sessions on shared cores starve each other and the event loop.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -64,22 +61,6 @@ def make_session(path: Path, provider: Provider, threads: int) -> onnxruntime.In
         raise BundleError(
             f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {_one_line(error)}"
         ) from None
-
-
-def default_threads(workers: int = 1) -> int:
-    """Intra-op threads of one model run, where `workers` processes share this machine: a small step gains little."""
-    return max(1, min(4, _cores(workers) // _MOST_RUNNERS))
-
-
-def default_runners(provider_name: str, threads: int, workers: int = 1) -> int:
-    """Batches that run at a time, of `threads` each (0: the default): all cores; a GPU takes one after the other."""
-    if provider_name != CPU:
-        return 1
-    return max(1, min(_MOST_RUNNERS, _cores(workers) // (threads or default_threads(workers))))
-
-
-def _cores(workers: int) -> int:
-    return len(os.sched_getaffinity(0)) // workers
 
 
 def _problem(name: str, probe: Path) -> str | None:

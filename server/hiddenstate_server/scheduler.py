@@ -240,6 +240,7 @@ class Scheduler(Generic[W]):
                 self._loop.call_soon_threadsafe(self._tell, [(work, work.over) for work in news])
             if again:
                 self._inbox.put(again)
+            del batch, live, news, again  # an idle thread shall hold no answers, nor the model that they came from
 
     def _take(self, number: int) -> list[W] | None:
         """Returns the next batch, waiting while there is nothing to do; None once closed."""

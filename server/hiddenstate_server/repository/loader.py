@@ -2,16 +2,18 @@
 
 import asyncio
 import logging
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from hiddenstate_server.bundle import BUNDLE_FILE, TOKENIZER_FILE, Bundle, load_bundle
+from hiddenstate_server.bundle import BUNDLE_FILE, TOKENIZER_FILE, Bundle, VariantName, load_bundle
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import BundleError
 from hiddenstate_server.language_model import LanguageModel
+from hiddenstate_server.layout import Layout, default_layout, measured_layout
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.prefix_cache import PrefixCache
-from hiddenstate_server.providers import Provider, choose_provider, default_runners
+from hiddenstate_server.providers import Provider, choose_provider
 from hiddenstate_server.repository.checksums import CHECKSUM_FILE, check_files
 from hiddenstate_server.repository.files import ONNX_FILE, VersionFiles
 from hiddenstate_server.runner import EncoderRunner, LanguageModelRunner
@@ -29,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class Loader:
-    """Loads models, one at a time and on any thread; chooses the provider with the first bundle."""
+    """Loads models, on any thread; chooses the provider with the first bundle."""
 
     def __init__(self, settings: EngineSettings, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
         self.cache = PrefixCache(settings.cache_bytes)
@@ -37,6 +39,7 @@ class Loader:
         self._metrics = metrics
         self._loop = loop
         self._provider: Provider | None = None
+        self._choosing = threading.Lock()
 
     def load(self, files: VersionFiles, folder: Path) -> Served:
         """Loads a model from the folder that holds its files.
@@ -74,49 +77,56 @@ class Loader:
         self, bundle: Bundle, folder: Path, tokenizer: Tokenizer, provider: Provider
     ) -> LanguageModel | SentenceEncoder:
         settings, metrics, loop = self._settings, self._metrics, self._loop
-        runners = settings.runners or default_runners(provider.name, settings.threads)
         if bundle.kind == "language_model":
+            language_model, layout = self._load_runner(LanguageModelRunner, bundle, folder, provider)
             return LanguageModel(
                 bundle,
                 tokenizer,
-                self._load_runner(LanguageModelRunner, bundle, folder, provider),
+                language_model,
                 provider=provider.name,
-                runners=runners,
+                runners=layout.runners,
                 settings=settings,
                 cache=self.cache,
                 metrics=metrics,
                 loop=loop,
             )
+        encoder, layout = self._load_runner(EncoderRunner, bundle, folder, provider)
         return SentenceEncoder(
             bundle,
             tokenizer,
-            self._load_runner(EncoderRunner, bundle, folder, provider),
+            encoder,
             provider=provider.name,
-            runners=runners,
+            runners=layout.runners,
             settings=settings,
             metrics=metrics,
             loop=loop,
         )
 
-    def _load_runner(self, kind: type[R], bundle: Bundle, folder: Path, provider: Provider) -> R:
-        threads, wanted = self._settings.threads, self._settings.variant
-        choice = load_variant(
-            wanted,
-            bundle,
-            provider,
-            lambda variant: kind(bundle, folder, variant=variant, provider=provider, threads=threads),
-        )
-        level = logging.WARNING if wanted == "int8" and choice.variant != "int8" else logging.INFO
+    def _load_runner(self, kind: type[R], bundle: Bundle, folder: Path, provider: Provider) -> tuple[R, Layout]:
+        settings = self._settings
+        layout = default_layout(provider, cores=settings.cores, runners=settings.runners, threads=settings.threads)
+
+        def load(variant: VariantName, threads: int) -> R:
+            return kind(bundle, folder, variant=variant, provider=provider, threads=threads)
+
+        choice = load_variant(settings.variant, bundle, provider, lambda variant: load(variant, layout.threads))
+        level = logging.WARNING if settings.variant == "int8" and choice.variant != "int8" else logging.INFO
         _log.log(level, "running %s %s in %s: %s", bundle.name, bundle.version, choice.variant, choice.reason)
-        return choice.runner
+        runner = choice.runner
+        if settings.autotune:
+            name = f"{bundle.name} {bundle.version}"
+            layout, runner = measured_layout(lambda threads: load(choice.variant, threads), name, cores=settings.cores)
+        runner.trial(settings.max_batch)  # the largest batch has its memory before the first caller comes
+        return runner, layout
 
     def _choose_provider(self, bundle: Bundle, folder: Path) -> Provider:
-        if self._provider is None:
-            variant = bundle.variants.get("fp32") or next(iter(bundle.variants.values()))
-            probe = next(iter(variant.graphs.values()))
-            self._provider = choose_provider(self._settings.provider, folder / probe)
-            _log.info("running models on %s: %s", self._provider.name, self._provider.reason)
-        return self._provider
+        with self._choosing:
+            if self._provider is None:
+                variant = bundle.variants.get("fp32") or next(iter(bundle.variants.values()))
+                probe = next(iter(variant.graphs.values()))
+                self._provider = choose_provider(self._settings.provider, folder / probe)
+                _log.info("running models on %s: %s", self._provider.name, self._provider.reason)
+            return self._provider
 
 
 def describe(model: Served) -> dict[str, str]:

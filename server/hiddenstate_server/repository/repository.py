@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from hiddenstate_server.errors import (
     UnsupportedError,
 )
 from hiddenstate_server.language_model import LanguageModel
+from hiddenstate_server.layout import available_cores
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.prefix_cache import PrefixCache
 from hiddenstate_server.repository.catalog import Catalog
@@ -32,6 +34,9 @@ Listener = Callable[[str, bool], None]
 
 # What bundles hold. A union would do, were it a type to mypy.
 _BUNDLED: tuple[type[LanguageModel | SentenceEncoder], ...] = (LanguageModel, SentenceEncoder)
+
+# Models that are loaded at a time: each may hold its graphs in two variants until the faster one is known.
+_MOST_LOADS = 4
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +62,9 @@ class Repository:
         self._metrics = metrics
         self._budget = MemoryBudget(settings.max_models_memory)
         self._loads = Loads(source, loader, self._budget, metrics.models)
+        # With a limit on memory the order decides what is served, and two measurements at once are none.
+        one_by_one = settings.max_models_memory or settings.autotune
+        self._loads_at_start = 1 if one_by_one else min(_MOST_LOADS, settings.cores or available_cores())
         self._listing: Listing = {}
         self._states: dict[str, ModelState] = {}
         self._catalog = Catalog((), {})
@@ -228,11 +236,13 @@ class Repository:
                 f"--models {self.source}: has no models; a model is a folder NAME/VERSION with a bundle.json or a "
                 "model.onnx"
             )
-        for name, model in self._listing.items():
-            state = self._loads.update(model, ModelState())
+        with ThreadPoolExecutor(self._loads_at_start) as pool:
+            states = list(pool.map(lambda model: self._loads.update(model, ModelState()), self._listing.values()))
+        for name, state in zip(self._listing, states, strict=True):
+            self._publish(name, state)
+        for state in states:
             if not state.versions:
                 raise next(iter(state.failures.values())).error
-            self._publish(name, state)
         self.source.retain(self._files())
 
     async def _scan(self) -> Listing:

@@ -16,10 +16,10 @@ from prometheus_client import CollectorRegistry
 
 from hiddenstate_server.config import Settings
 from hiddenstate_server.errors import BundleError, ConfigError
+from hiddenstate_server.layout import available_cores
 from hiddenstate_server.logs import configure_logs
 from hiddenstate_server.offer import offer
 from hiddenstate_server.process import loop_factory
-from hiddenstate_server.providers import CPU, default_runners, default_threads
 from hiddenstate_server.server import Server
 from hiddenstate_server.workers.channel import Begin, Metrics, Ready, Refused, Scrape, WorkerEnd
 from hiddenstate_server.workers.pages import page_of
@@ -85,8 +85,7 @@ def _share(settings: Settings) -> Settings:
     engine = settings.engine
     own = dataclasses.replace(
         engine,
-        threads=engine.threads or default_threads(settings.workers),
-        runners=engine.runners or default_runners(CPU, engine.threads, settings.workers),
+        cores=max(1, (engine.cores or available_cores()) // settings.workers),
         cache_bytes=engine.cache_bytes // settings.workers,
         max_models_memory=-(-engine.max_models_memory // settings.workers),  # rounded up: 0 would set no limit
     )
