@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 
 class Tally:
@@ -43,7 +44,7 @@ class Distribution:
 
     def buckets(self) -> list[tuple[str, float]]:
         """Returns (bound, count of values up to it) as Prometheus has them."""
-        bounds = [*map(str, map(float, self._bounds)), "+Inf"]
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
         return list(zip(bounds, map(float, accumulate(self.counts)), strict=True))
 
 
