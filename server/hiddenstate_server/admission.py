@@ -54,6 +54,13 @@ class Admission:
         else:
             size, is_bulk = sum(work.size for work in works), works[0].is_bulk
             deadline = min(work.deadline for work in works)
+        if size > self._max_waiting_tokens:
+            self._refuse(
+                f"this request has {size:,} tokens, the queue takes {self._max_waiting_tokens:,}; "
+                "send it in smaller parts",
+                None,
+                len(works),
+            )
         if self.waiting_tokens + size > self._max_waiting_tokens:
             self._refuse(
                 f"the queue holds {self.waiting_tokens:,} tokens and takes {self._max_waiting_tokens:,}; "
@@ -95,6 +102,6 @@ class Admission:
             self._seconds = self._seconds * fades + passed
         self._busy_since = now if self.waiting_works > self._full_batch else None
 
-    def _refuse(self, message: str, retry_after_s: float, count: int) -> None:
+    def _refuse(self, message: str, retry_after_s: float | None, count: int) -> None:
         self.refused += count
-        raise OverloadedError(message, retry_after_s=max(0.001, retry_after_s))
+        raise OverloadedError(message, retry_after_s=None if retry_after_s is None else max(0.001, retry_after_s))

@@ -1,0 +1,144 @@
+"""How much may wait, and what is refused because it would wait in vain."""
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hiddenstate_server.admission import Admission
+from hiddenstate_server.errors import OverloadedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Waiting:
+    """What admission sees of a work."""
+
+    size: int
+    deadline: float = math.inf
+    is_bulk: bool = False
+
+
+def busy(*, tokens: int, tokens_per_s: float, is_bulk: bool = False, max_waiting_tokens: int = 10**6) -> Admission:
+    """Returns an admission at time 0, where so many tokens wait and the model has been seen at that speed."""
+    admission = Admission(max_waiting_tokens=max_waiting_tokens, full_batch=2)
+    size = 10
+    past = [Waiting(size, is_bulk=is_bulk) for _ in range(21)]
+    left = [Waiting(size, is_bulk=is_bulk) for _ in range(tokens // size)]
+    for work in (*past, *left):
+        admission.admit([work], -100.0)
+    for number, work in enumerate(past):
+        admission.release([work], (number - 20) * size / tokens_per_s)
+    return admission
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.booleans(), st.integers(1, 3))),
+    st.lists(st.integers(0, 1000)),
+    st.integers(1, 200),
+)
+def test_what_waits_is_counted_exactly_and_never_more_than_may(
+    asked: list[tuple[int, bool, int]], released: list[int], most: int
+) -> None:
+    admission = Admission(max_waiting_tokens=most, full_batch=2)
+    inside: list[Waiting] = []
+    now, turns = 0.0, iter(released)
+    for size, is_bulk, count in asked:
+        works = [Waiting(size, is_bulk=is_bulk)] * count
+        now += 0.01
+        fits = sum(work.size for work in inside) + size * count <= most
+        try:
+            admission.admit(works, now)
+        except OverloadedError:
+            assert not fits
+        else:
+            assert fits
+            inside += works
+        if inside and (turn := next(turns, None)) is not None:
+            admission.release([inside.pop(turn % len(inside))], now)
+        assert (admission.waiting_works, admission.waiting_tokens) == (len(inside), sum(work.size for work in inside))
+    admission.release(inside, now + 1)
+    assert (admission.waiting_works, admission.waiting_tokens, admission._waiting_interactive) == (0, 0, 0)
+
+
+def test_works_that_come_together_are_taken_all_or_none() -> None:
+    admission = Admission(max_waiting_tokens=100, full_batch=2)
+    admission.admit([Waiting(60)], 0.0)
+    with pytest.raises(OverloadedError, match="holds 60 tokens and takes 100; this request has 41: "):
+        admission.admit([Waiting(40), Waiting(1)], 0.0)
+    assert (admission.waiting_works, admission.waiting_tokens, admission.refused) == (1, 60, 2)
+    admission.admit([Waiting(39), Waiting(1)], 0.0)
+
+
+def test_what_could_never_wait_is_refused_without_a_hint_to_come_again() -> None:
+    admission = Admission(max_waiting_tokens=100, full_batch=2)
+    with pytest.raises(OverloadedError, match=r"101 tokens, .* takes 100; send it in smaller parts") as refused:
+        admission.admit([Waiting(101)], 0.0)
+    assert refused.value.retry_after_s is None
+
+
+@pytest.mark.parametrize("tokens_per_s", [50.0, 1000.0, 20_000.0])
+def test_the_speed_of_the_queue_is_seen_where_it_is_full(tokens_per_s: float) -> None:
+    admission = busy(tokens=1000, tokens_per_s=tokens_per_s)
+    assert admission.wait_s(1000) == pytest.approx(1000 / tokens_per_s, rel=0.05)
+
+
+def test_a_model_that_had_little_to_do_is_not_taken_for_a_slow_one() -> None:
+    admission = Admission(max_waiting_tokens=100, full_batch=2)
+    for now in range(50):
+        admission.admit([Waiting(1)], float(now))
+        admission.release([Waiting(1)], now + 0.9)
+    assert admission.wait_s(100) == 0
+    admission.admit([Waiting(100, deadline=50.0 + 1e-9)], 50.0)
+
+
+def test_a_model_that_became_slow_is_soon_seen_as_slow() -> None:
+    admission = busy(tokens=1000, tokens_per_s=1000.0)
+    for number in range(1, 11):
+        admission.release([Waiting(10)], float(number))
+    assert admission.wait_s(10) > 0.9
+
+
+def test_what_could_not_be_answered_in_time_is_refused_with_the_time_when_it_could() -> None:
+    admission = busy(tokens=1000, tokens_per_s=100.0)  # 10 s of work
+    with pytest.raises(OverloadedError, match=r"about 10 s of work, and this request has 4 s: ") as refused:
+        admission.admit([Waiting(5, deadline=4.0)], 0.0)
+    assert refused.value.retry_after_s == pytest.approx(6, rel=0.05)
+    assert (admission.waiting_tokens, admission.refused) == (1000, 1)
+    admission.admit([Waiting(5, deadline=20.0)], 0.0)
+    admission.admit([Waiting(5)], 0.0)
+
+
+def test_several_works_have_the_earliest_deadline_of_them() -> None:
+    admission = busy(tokens=1000, tokens_per_s=100.0)
+    with pytest.raises(OverloadedError, match="has 4 s"):
+        admission.admit([Waiting(5, deadline=30.0), Waiting(5, deadline=4.0)], 0.0)
+
+
+def test_a_deadline_that_has_passed_is_not_called_overload() -> None:
+    busy(tokens=1000, tokens_per_s=100.0).admit([Waiting(5, deadline=-1.0)], 0.0)
+
+
+def test_what_is_interactive_does_not_wait_for_bulk_and_bulk_waits_for_all() -> None:
+    admission = busy(tokens=1000, tokens_per_s=100.0, is_bulk=True)
+    admission.admit([Waiting(5, deadline=4.0)], 0.0)
+    with pytest.raises(OverloadedError, match="has 4 s"):
+        admission.admit([Waiting(5, deadline=4.0, is_bulk=True)], 0.0)
+
+
+def test_a_full_queue_tells_when_there_will_be_room() -> None:
+    admission = busy(tokens=1000, tokens_per_s=100.0, max_waiting_tokens=1210)
+    admission.admit([Waiting(210)], 0.0)
+    with pytest.raises(OverloadedError) as refused:
+        admission.admit([Waiting(50)], 0.0)
+    assert refused.value.retry_after_s == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_full_queue_of_unknown_speed_still_gives_a_time() -> None:
+    admission = Admission(max_waiting_tokens=100, full_batch=2)
+    admission.admit([Waiting(100)], 0.0)
+    with pytest.raises(OverloadedError) as refused:
+        admission.admit([Waiting(1)], 0.0)
+    assert refused.value.retry_after_s is not None
+    assert 0 < refused.value.retry_after_s < 1
