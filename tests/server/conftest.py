@@ -62,3 +62,10 @@ async def wire(models_dir: Path) -> AsyncIterator[Wire]:
     """A server of both models, with its defaults."""
     async with serving(models_dir) as wire:
         yield wire
+
+
+@pytest_asyncio.fixture
+async def one_runner(models_dir: Path) -> AsyncIterator[Wire]:
+    """A server whose models run one batch at a time, so that what comes while one is held waits in the queue."""
+    async with serving(models_dir, runners=1) as wire:
+        yield wire

@@ -190,7 +190,8 @@ async def test_a_deadline_that_has_passed_costs_the_model_nothing(wire: Wire) ->
     assert await predicts(wire)
 
 
-async def test_a_deadline_that_passes_in_the_queue_drops_the_request(wire: Wire) -> None:
+async def test_a_deadline_that_passes_in_the_queue_drops_the_request(one_runner: Wire) -> None:
+    wire = one_runner
     model = wire.server.repository.language_model()
     with held(model) as gate:
         first = asyncio.ensure_future(wire.language_model.Predict(PredictRequest(text=TEXT)))
@@ -207,7 +208,8 @@ async def test_a_deadline_that_passes_in_the_queue_drops_the_request(wire: Wire)
         gate.open()
         await first
     await until(lambda: model.scheduler.waiting_requests == 0)
-    assert wire.metric("hiddenstate_tokens_computed_total", model="tiny-lm", version="1") == 6  # the first one's
+    computed = {"model": "tiny-lm", "version": "1", "stage": "recurrent"}
+    assert wire.metric("hiddenstate_batch_tokens_total", **computed) == 6  # the first one's
     assert await predicts(wire)
 
 
@@ -245,7 +247,7 @@ async def test_a_full_queue_is_told_at_once(models_dir: Path) -> None:
 
 
 async def test_a_model_that_fails_is_told_without_its_innards(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    scheduler = wire.server.repository.language_model()._scheduler
+    scheduler = wire.server.repository.language_model().scheduler
     with monkeypatch.context() as patch:
         patch.setattr(scheduler, "_step", lambda batch: 1 / 0)
         error = await failure(wire.language_model.Predict(PredictRequest(text=TEXT)))

@@ -18,7 +18,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 def test_names_have_the_prefix_and_units_and_every_family_is_described() -> None:
     metrics = Metrics()
-    metrics.batch_run(**MODEL, stage="head", rows=1, tokens=1, padded_tokens=1, seconds=0.1)
+    metrics.of_batches(**MODEL, stage="head").run(rows=1, tokens=1, padded_tokens=1, seconds=0.1)
     metrics.calls.of_request("Predict").end("OK", 0.1)
     for family in text_string_to_metric_families(generate_latest(metrics.registry).decode()):
         assert not family.name.endswith("_created")
@@ -29,7 +29,7 @@ def test_names_have_the_prefix_and_units_and_every_family_is_described() -> None
 
 def test_a_batch_is_counted_with_its_padding() -> None:
     metrics = Metrics()
-    metrics.batch_run(**MODEL, stage="encoder", rows=4, tokens=30, padded_tokens=40, seconds=0.5)
+    metrics.of_batches(**MODEL, stage="encoder").run(rows=4, tokens=30, padded_tokens=40, seconds=0.5)
     labels = {**MODEL, "stage": "encoder"}
     assert value(metrics, "batch_size_rows_sum", **labels) == 4
     assert value(metrics, "batch_padding_ratio_sum", **labels) == 0.25
@@ -40,8 +40,9 @@ def test_a_batch_is_counted_with_its_padding() -> None:
 
 def test_a_request_is_counted_by_its_stages_and_tokens() -> None:
     metrics = Metrics()
-    metrics.tokenized(**MODEL, seconds=0.1)
-    metrics.request_done(**MODEL, queue_s=0.2, compute_s=0.3, tokens_computed=5, tokens_reused=6)
+    counts = metrics.of_model(**MODEL)
+    counts.tokenize.observe(0.1)
+    counts.request_done(queue_s=0.2, compute_s=0.3, tokens_computed=5, tokens_reused=6)
     for stage, seconds in {"tokenize": 0.1, "queue": 0.2, "compute": 0.3}.items():
         assert value(metrics, "stage_duration_seconds_sum", **MODEL, stage=stage) == seconds
     assert value(metrics, "tokens_computed_total", **MODEL) == 5
@@ -90,16 +91,20 @@ def test_requests_are_counted_by_method_and_code_while_they_run_and_when_they_en
     assert value(calls, "request_duration_seconds_sum", method="Predict") == 0.25
 
 
-def test_nothing_is_lost_when_many_threads_count() -> None:
+def test_nothing_is_lost_when_many_runner_threads_count() -> None:
     metrics = Metrics()
 
     def count() -> None:
+        batches = metrics.of_batches(**MODEL, stage="recurrent")
         for _ in range(200):
-            metrics.request_done(**MODEL, queue_s=0, compute_s=0, tokens_computed=1, tokens_reused=0)
+            batches.run(rows=2, tokens=1, padded_tokens=1, seconds=0.0)
 
     threads = [threading.Thread(target=count) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert value(metrics, "tokens_computed_total", **MODEL) == 1600
+    labels = {**MODEL, "stage": "recurrent"}
+    assert value(metrics, "batch_tokens_total", **labels) == 1600
+    assert value(metrics, "batch_size_rows_count", **labels) == 1600
+    assert value(metrics, "batch_size_rows_sum", **labels) == 3200

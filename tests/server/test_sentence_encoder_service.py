@@ -117,7 +117,8 @@ async def test_a_request_that_is_heavier_than_the_bound_goes_alone(models_dir: A
         assert replies[1].response.count == 50
 
 
-async def test_a_cancelled_call_leaves_nothing_behind(wire: Wire) -> None:
+async def test_a_cancelled_call_leaves_nothing_behind(one_runner: Wire) -> None:
+    wire = one_runner
     model = wire.server.repository.sentence_encoder()
     with held(model) as gate:
         first = asyncio.ensure_future(stream(wire, streamed(1, "word")))
