@@ -4,10 +4,14 @@ import asyncio
 import dataclasses
 import threading
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from hiddenstate_server.admission import Admission
 from hiddenstate_server.errors import DeadlineError, ModelFailedError, OverloadedError, ShuttingDownError
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.scheduler import Scheduler, Work
@@ -26,11 +30,13 @@ class Queue:
 
     def __init__(self) -> None:
         self.waiting: list[Turns] = []
+        self.sharers: list[int] = []
 
     def put(self, work: Turns) -> None:
         self.waiting.append(work)
 
-    def take(self) -> list[Turns]:
+    def take(self, sharers: int) -> list[Turns]:
+        self.sharers.append(sharers)
         taken, self.waiting = self.waiting, []
         return taken
 
@@ -63,27 +69,48 @@ def gate() -> Gate:
     return Gate()
 
 
-@pytest_asyncio.fixture
-async def scheduler(gate: Gate) -> AsyncIterator[Scheduler[Turns]]:
-    scheduler: Scheduler[Turns] = Scheduler(
+def make_scheduler(step: Any, *, runners: int = 1, waiting: Any = None) -> Scheduler[Turns]:
+    return Scheduler(
         model="m",
         version="1",
-        waiting=Queue(),
-        step=gate,
-        max_waiting_tokens=100,
+        waiting=waiting or Queue(),
+        step=step,
+        admission=Admission(max_waiting_tokens=100, full_batch=4),
         loop=asyncio.get_running_loop(),
         metrics=Metrics(),
+        runners=runners,
     )
+
+
+@pytest_asyncio.fixture
+async def scheduler(gate: Gate) -> AsyncIterator[Scheduler[Turns]]:
+    """One runner thread."""
+    scheduler = make_scheduler(gate)
     yield scheduler
     gate.open.release(1000)
     scheduler.close()
+
+
+@pytest_asyncio.fixture(params=[1, 2, 3])
+async def any_scheduler(gate: Gate, request: pytest.FixtureRequest) -> AsyncIterator[Scheduler[Turns]]:
+    """One, two or three runner threads."""
+    scheduler = make_scheduler(gate, runners=request.param)
+    yield scheduler
+    gate.open.release(1000)
+    scheduler.close()
+
+
+async def handed_over() -> None:
+    """Returns when the loop has handed over what tasks that have begun submit: they run, then the callback does."""
+    for _ in range(2):
+        await asyncio.sleep(0)
 
 
 async def test_what_comes_while_a_batch_runs_goes_together_in_the_next(scheduler: Scheduler[Turns], gate: Gate) -> None:
     first = asyncio.create_task(scheduler.run(Turns(size=1)))
     await gate.wait_entered()
     later = [asyncio.create_task(scheduler.run(Turns(size=1))) for _ in range(5)]
-    await asyncio.sleep(0)
+    await handed_over()
     gate.open.release(2)
     await asyncio.gather(first, *later)
     assert [len(batch) for batch in gate.batches] == [1, 5]
@@ -95,7 +122,7 @@ async def test_work_that_is_not_over_comes_again_beside_new_work(scheduler: Sche
     await gate.wait_entered()
     short = Turns(size=1)
     joined = asyncio.create_task(scheduler.run(short))
-    await asyncio.sleep(0)
+    await handed_over()
     gate.open.release(3)
     await asyncio.gather(running, joined)
     assert [sorted(batch, key=id) for batch in gate.batches[:2]] == [[long], sorted([long, short], key=id)]
@@ -103,16 +130,16 @@ async def test_work_that_is_not_over_comes_again_beside_new_work(scheduler: Sche
 
 
 async def test_more_tokens_than_may_wait_are_refused_at_once_and_nothing_of_them_is_kept(
-    scheduler: Scheduler[Turns], gate: Gate
+    any_scheduler: Scheduler[Turns], gate: Gate
 ) -> None:
-    running = asyncio.create_task(scheduler.run(Turns(size=60)))
+    running = asyncio.create_task(any_scheduler.run(Turns(size=60)))
     await gate.wait_entered()
     with pytest.raises(OverloadedError, match="holds 60 tokens and takes 100; this request has 41"):
-        await scheduler.run_all([Turns(size=40), Turns(size=1)])
-    assert (scheduler.waiting_requests, scheduler.waiting_tokens) == (1, 60)
+        await any_scheduler.run_all([Turns(size=40), Turns(size=1)])
+    assert (any_scheduler.waiting_requests, any_scheduler.waiting_tokens) == (1, 60)
     gate.open.release()
     await running
-    assert (scheduler.waiting_requests, scheduler.waiting_tokens) == (0, 0)
+    assert (any_scheduler.waiting_requests, any_scheduler.waiting_tokens) == (0, 0)
 
 
 async def test_cancelled_and_expired_work_is_never_computed(scheduler: Scheduler[Turns], gate: Gate) -> None:
@@ -120,7 +147,7 @@ async def test_cancelled_and_expired_work_is_never_computed(scheduler: Scheduler
     await gate.wait_entered()
     cancelled = asyncio.create_task(scheduler.run(Turns(size=1)))
     expired = asyncio.create_task(scheduler.run(Turns(size=1, deadline=0.0)))
-    await asyncio.sleep(0)
+    await handed_over()
     cancelled.cancel()
     await asyncio.wait([cancelled])
     gate.open.release()
@@ -133,52 +160,52 @@ async def test_cancelled_and_expired_work_is_never_computed(scheduler: Scheduler
 
 
 async def test_a_step_that_raises_fails_its_batch_without_telling_internals_and_the_next_one_runs(
-    scheduler: Scheduler[Turns], gate: Gate
+    any_scheduler: Scheduler[Turns], gate: Gate
 ) -> None:
     gate.open.release(2)
     with pytest.raises(ModelFailedError) as caught:
-        await scheduler.run(Turns(size=1, fails=True))
+        await any_scheduler.run(Turns(size=1, fails=True))
     assert "secret" not in str(caught.value)
-    await scheduler.run(Turns(size=1))
-    assert scheduler.waiting_tokens == 0
+    await any_scheduler.run(Turns(size=1))
+    assert any_scheduler.waiting_tokens == 0
 
 
-async def test_followed_work_tells_of_every_step_and_ends(scheduler: Scheduler[Turns], gate: Gate) -> None:
+async def test_followed_work_tells_of_every_step_and_ends(any_scheduler: Scheduler[Turns], gate: Gate) -> None:
     work = Turns(size=1, left=3)
     seen = []
     gate.open.release()
-    async for _ in scheduler.follow(work):
+    async for _ in any_scheduler.follow(work):
         seen.append(work.left)
         gate.open.release()
     assert seen == [2, 1, 0]
-    assert scheduler.waiting_requests == 0
+    assert any_scheduler.waiting_requests == 0
 
 
-async def test_followed_work_that_fails_raises(scheduler: Scheduler[Turns], gate: Gate) -> None:
+async def test_followed_work_that_fails_raises(any_scheduler: Scheduler[Turns], gate: Gate) -> None:
     gate.open.release()
     with pytest.raises(ModelFailedError):
-        async for _ in scheduler.follow(Turns(size=1, fails=True)):
+        async for _ in any_scheduler.follow(Turns(size=1, fails=True)):
             pass
 
 
-async def test_closing_what_follows_abandons_the_work(scheduler: Scheduler[Turns], gate: Gate) -> None:
+async def test_closing_what_follows_abandons_the_work(any_scheduler: Scheduler[Turns], gate: Gate) -> None:
     work = Turns(size=1, left=1000)
-    news = scheduler.follow(work)
+    news = any_scheduler.follow(work)
     gate.open.release()
     await anext(news)
     await news.aclose()
     gate.open.release()
-    await scheduler.drain()
+    await any_scheduler.drain()
     assert work.left >= 998
 
 
-async def test_draining_finishes_what_runs_and_refuses_what_comes(scheduler: Scheduler[Turns], gate: Gate) -> None:
-    running = asyncio.create_task(scheduler.run(Turns(size=1)))
+async def test_draining_finishes_what_runs_and_refuses_what_comes(any_scheduler: Scheduler[Turns], gate: Gate) -> None:
+    running = asyncio.create_task(any_scheduler.run(Turns(size=1)))
     await gate.wait_entered()
-    drained = asyncio.create_task(scheduler.drain())
-    await asyncio.sleep(0)
+    drained = asyncio.create_task(any_scheduler.drain())
+    await handed_over()
     with pytest.raises(ShuttingDownError):
-        await scheduler.run(Turns(size=1))
+        await any_scheduler.run(Turns(size=1))
     assert not drained.done()
     gate.open.release()
     await asyncio.gather(running, drained)
@@ -189,10 +216,166 @@ async def test_waiting_and_computing_are_told_apart(scheduler: Scheduler[Turns],
     running = asyncio.create_task(scheduler.run(first))
     await gate.wait_entered()
     waiting = asyncio.create_task(scheduler.run(second))
-    await asyncio.sleep(0)
+    await handed_over()
     gate.open.release(2)
     await asyncio.gather(running, waiting)
     assert first.compute_s > 0
     assert second.compute_s > 0
     assert second.queue_s > 0
     assert second.finished_at >= first.finished_at
+
+
+@pytest.mark.parametrize("runners", [2, 3])
+async def test_each_runner_thread_computes_a_batch_and_is_told_who_shares(gate: Gate, runners: int) -> None:
+    queue = Queue()
+    scheduler = make_scheduler(gate, runners=runners, waiting=queue)
+    running = []
+    for _ in range(runners):
+        running.append(asyncio.create_task(scheduler.run(Turns(size=1))))
+        await gate.wait_entered()
+    waiting = asyncio.create_task(scheduler.run(Turns(size=1)))
+    await handed_over()
+    assert queue.sharers == list(range(runners, 0, -1))
+    assert len(gate.batches) == runners
+    gate.open.release(runners + 1)
+    await asyncio.gather(*running, waiting)
+    scheduler.close()
+
+
+async def test_a_batch_that_stands_still_does_not_hold_up_the_other_runner_thread() -> None:
+    stands, goes_on = threading.Event(), threading.Event()
+
+    def step(batch: Sequence[Turns]) -> Sequence[Turns]:
+        if any(work.fails for work in batch):
+            stands.set()
+            assert goes_on.wait(30)
+        for work in batch:
+            work.over = True
+        return batch
+
+    scheduler = make_scheduler(step, runners=2)
+    slow = asyncio.create_task(scheduler.run(Turns(size=1, fails=True)))
+    assert await asyncio.to_thread(stands.wait, 30)
+    for _ in range(20):
+        await scheduler.run(Turns(size=1))
+    assert not slow.done()
+    goes_on.set()
+    await slow
+    scheduler.close()
+
+
+async def test_runner_threads_end_when_they_are_closed_while_work_waits(gate: Gate) -> None:
+    scheduler = make_scheduler(gate, runners=3)
+    asking = [asyncio.create_task(scheduler.run(Turns(size=1, left=5)))]
+    await gate.wait_entered()
+    gate.open.release(1000)
+    await asyncio.to_thread(scheduler.close)
+    assert not [thread for thread in threading.enumerate() if thread.name.endswith("-m-1")]
+    for task in asking:
+        task.cancel()
+
+
+class Stepper:
+    """A step that sees whether work is in two batches at a time."""
+
+    def __init__(self) -> None:
+        self.doubled = 0
+        self._lock = threading.Lock()
+        self._running: set[int] = set()
+
+    def __call__(self, batch: Sequence[Turns]) -> Sequence[Turns]:
+        ids = {id(work) for work in batch}
+        with self._lock:
+            self.doubled += len(ids & self._running) + len(batch) - len(ids)
+            self._running |= ids
+        try:
+            if any(work.fails for work in batch):
+                raise ValueError("one of them fails")
+            for work in batch:
+                work.left -= 1
+                work.over = work.left <= 0
+            return [work for work in batch if work.over or work.left % 2]
+        finally:
+            with self._lock:
+                self._running -= ids
+
+
+class Pairs(Queue):
+    """Two go together at most."""
+
+    def take(self, sharers: int) -> list[Turns]:
+        taken, self.waiting = self.waiting[:2], self.waiting[2:]
+        return taken
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A work, and what becomes of it."""
+
+    size: int
+    turns: int
+    is_bulk: bool
+    fate: str  # answered, expired, abandoned or fails
+    pause: bool  # whether the loop goes on before the next
+
+
+PLANS = st.builds(
+    Plan,
+    size=st.integers(1, 30),
+    turns=st.integers(1, 5),
+    is_bulk=st.booleans(),
+    fate=st.sampled_from(["answered"] * 4 + ["expired", "abandoned", "fails"]),
+    pause=st.booleans(),
+)
+
+
+@pytest.mark.parametrize("runners", [1, 2, 3])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(plans=st.lists(PLANS, max_size=40))
+def test_whatever_comes_the_end_of_each_work_is_told_once_and_nothing_is_left(runners: int, plans: list[Plan]) -> None:
+    asyncio.run(meet_their_fates(runners, plans))
+
+
+async def meet_their_fates(runners: int, plans: list[Plan]) -> None:
+    step, queue = Stepper(), Pairs()
+    scheduler = make_scheduler(step, runners=runners, waiting=queue)
+    taken: list[tuple[Plan, Turns, list[bool]]] = []
+    for plan in plans:
+        told: list[bool] = []
+        work = Turns(size=plan.size, left=plan.turns, is_bulk=plan.is_bulk, fails=plan.fate == "fails")
+        work.deadline = 0.0 if plan.fate == "expired" else float("inf")
+        work.told = told.append
+        try:
+            scheduler.submit([work])
+        except OverloadedError:
+            assert scheduler.waiting_tokens + plan.size > 100
+            continue
+        taken.append((plan, work, told))
+        if plan.pause:
+            await asyncio.sleep(0)
+        work.abandoned = plan.fate == "abandoned"
+    async with asyncio.timeout(30):
+        await scheduler.drain()
+    scheduler.close()
+    for plan, work, told in taken:
+        assert told.count(True) == 1
+        assert told[-1]
+        assert len(told) <= plan.turns
+        assert_fate(plan, work)
+    assert step.doubled == 0
+    assert queue.waiting == []
+    admission = scheduler._admission
+    assert (scheduler.waiting_requests, scheduler.waiting_tokens, admission._waiting_interactive) == (0, 0, 0)
+
+
+def assert_fate(plan: Plan, work: Turns) -> None:
+    assert work.over
+    if plan.fate == "expired":
+        assert isinstance(work.error, DeadlineError)
+        assert work.left == plan.turns
+    elif plan.fate == "fails":
+        assert isinstance(work.error, ModelFailedError)
+    elif work.error is None and plan.fate == "answered":
+        assert work.left == 0
+    else:
+        assert plan.fate == "abandoned" or isinstance(work.error, ModelFailedError)  # a neighbour failed
