@@ -17,6 +17,7 @@ from hiddenstate_server.errors import DeadlineError
 from hiddenstate_server.generation import GenerateOptions
 from hiddenstate_server.language_model import LanguageModel
 from hiddenstate_server.metrics import Metrics
+from hiddenstate_server.prefix_cache import _ENTRY_OVERHEAD_BYTES
 from hiddenstate_server.repository import Repository
 
 TOLERANCE = 1e-5
@@ -31,10 +32,12 @@ class Request:
     seed: int
     fate: str  # answered, cancelled or expired
     patience: int  # turns of the event loop before it is cancelled
+    is_bulk: bool
 
     @property
-    def deadline(self) -> float:
-        return 0.0 if self.fate == "expired" else float("inf")
+    def order(self) -> dict[str, Any]:
+        """When it has to be answered, and who goes first."""
+        return {"deadline": 0.0 if self.fate == "expired" else float("inf"), "is_bulk": self.is_bulk}
 
 
 TEXTS = st.lists(st.sampled_from(WORDS[:20]), min_size=1, max_size=70).map(" ".join)
@@ -45,28 +48,29 @@ REQUESTS = st.builds(
     seed=st.integers(0, 2**63 - 1),
     fate=st.sampled_from(["answered"] * 4 + ["cancelled", "expired"]),
     patience=st.integers(0, 30),
+    is_bulk=st.booleans(),
 )
 
 
 async def ask(model: LanguageModel, request: Request) -> Any:
-    context = Context(text=request.text)
+    context, order = Context(text=request.text), request.order
     if request.kind == "score":
-        return [t.log_prob for t in (await model.score(context, deadline=request.deadline)).tokens]
+        return [t.log_prob for t in (await model.score(context, **order)).tokens]
     if request.kind == "generate":
         options = GenerateOptions(max_tokens=6, seed=request.seed, return_state=True)
-        tokens = [t async for t in model.generate(context, options=options, deadline=request.deadline)]
+        tokens = [t async for t in model.generate(context, options=options, **order)]
         return [t.token_id for t in tokens], tokens[-1].finish_reason
     if request.kind == "held":
         return await append_word_by_word(model, request)
     prefix = request.text[:1] if request.kind == "prefix" else ""
-    prediction = await model.predict(context, prefix=prefix, top_k=7, deadline=request.deadline)
+    prediction = await model.predict(context, prefix=prefix, top_k=7, **order)
     return [(c.word, c.log_prob) for c in prediction.candidates]
 
 
 async def append_word_by_word(model: LanguageModel, request: Request) -> Any:
-    held = HeldContext()
+    held, order = HeldContext(), request.order
     for word in request.text.split()[:12]:
-        prediction = await model.predict(Context(text=word), held=held, deadline=request.deadline)
+        prediction = await model.predict(Context(text=word), held=held, **order)
     return [(c.word, c.log_prob) for c in prediction.candidates]
 
 
@@ -92,10 +96,10 @@ def assert_alike(answer: Any, wanted: Any, request: Request) -> None:
         np.testing.assert_allclose([p for _, p in answer], [p for _, p in wanted], atol=TOLERANCE)
 
 
-async def with_model(models_dir: Any, use: Callable[[Repository, LanguageModel], Awaitable[Any]]) -> Any:
+async def with_model(models_dir: Any, runners: int, use: Callable[[Repository, LanguageModel], Awaitable[Any]]) -> Any:
     loop = asyncio.get_running_loop()
     # A small batch and a small cache, so that work waits and states are evicted.
-    engine = EngineSettings(max_batch=5, cache_bytes=6_000)
+    engine = EngineSettings(max_batch=5, cache_bytes=6_000, runners=runners)
     repository = Repository.open(models_dir, settings=engine, metrics=Metrics(), loop=loop)
     try:
         return await use(repository, repository.language_model())
@@ -103,10 +107,22 @@ async def with_model(models_dir: Any, use: Callable[[Repository, LanguageModel],
         repository.close()
 
 
+def assert_nothing_waits(repository: Repository) -> None:
+    for model in repository.models():
+        scheduler = model.scheduler
+        admission = scheduler._admission
+        assert (scheduler.waiting_requests, scheduler.waiting_tokens, admission._waiting_interactive) == (0, 0, 0)
+    cache = repository.cache
+    assert cache.bytes == sum(state.nbytes + _ENTRY_OVERHEAD_BYTES for _, state in cache._states.values())
+    assert cache.bytes <= cache.budget_bytes
+    assert sum(count for lengths in cache._lengths.values() for count in lengths.values()) == cache.entries
+
+
 @pytest.mark.timeout(300)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(REQUESTS, min_size=1, max_size=40))
-def test_everything_at_once_answers_as_everything_alone(models_dir: Any, requests: list[Request]) -> None:
+@pytest.mark.parametrize("runners", [1, 2, 3])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(requests=st.lists(REQUESTS, min_size=1, max_size=40))
+def test_everything_at_once_answers_as_everything_alone(models_dir: Any, runners: int, requests: list[Request]) -> None:
     async def alone(repository: Repository, model: LanguageModel) -> list[Any]:
         return [await meet_fate(model, dataclasses.replace(request, fate="answered")) for request in requests]
 
@@ -115,11 +131,11 @@ def test_everything_at_once_answers_as_everything_alone(models_dir: Any, request
         assert await repository.drain(timeout_s=30)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         assert not tasks
-        assert repository.cache.bytes <= 6_000
+        assert_nothing_waits(repository)
         return list(answers)
 
-    wanted = asyncio.run(with_model(models_dir, alone))
-    answers = asyncio.run(with_model(models_dir, together))
+    wanted = asyncio.run(with_model(models_dir, 1, alone))
+    answers = asyncio.run(with_model(models_dir, runners, together))
     for request, answer, reference in zip(requests, answers, wanted, strict=True):
         if request.fate == "expired":
             assert answer is DeadlineError

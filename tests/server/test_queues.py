@@ -21,9 +21,7 @@ MAX_BATCH, MAX_CHUNK, MAX_TOKENS, MAX_HEAD_ROWS, MAX_BATCH_TOKENS = 4, 8, 32, 10
 def predicting(length: int, arrival: int, *, is_bulk: bool = False) -> Predicting:
     tokens = np.zeros(length, dtype=np.int64)
     start = Start(tokens=tokens, before=None, known=0, state=STATE)
-    return Predicting(
-        size=length, tokens=tokens, state=STATE, arrival=arrival, is_bulk=is_bulk, start=start, top_k=1
-    )
+    return Predicting(size=length, tokens=tokens, state=STATE, arrival=arrival, is_bulk=is_bulk, start=start, top_k=1)
 
 
 def scoring(length: int, arrival: int, *, is_bulk: bool = False) -> Scoring:
@@ -36,9 +34,7 @@ def sentence(length: int, arrival: int, *, is_bulk: bool = False) -> Sentence:
 
 
 def iteration_queue() -> IterationQueue:
-    return IterationQueue(
-        max_batch=MAX_BATCH, max_chunk=MAX_CHUNK, max_tokens=MAX_TOKENS, max_head_rows=MAX_HEAD_ROWS
-    )
+    return IterationQueue(max_batch=MAX_BATCH, max_chunk=MAX_CHUNK, max_tokens=MAX_TOKENS, max_head_rows=MAX_HEAD_ROWS)
 
 
 def length_queue() -> LengthQueue:
@@ -198,7 +194,9 @@ def test_bulk_work_waits_no_more_than_four_batches_for_a_turn_whatever_comes(
         assert without <= 4
 
 
-@pytest.mark.parametrize(("waiting", "sharers", "taken"), [(30, 1, 30), (30, 3, 10), (30, 2, 15), (12, 3, 8), (6, 3, 6)])
+@pytest.mark.parametrize(
+    ("waiting", "sharers", "taken"), [(30, 1, 30), (30, 3, 10), (30, 2, 15), (12, 3, 8), (6, 3, 6)]
+)
 def test_threads_that_are_free_share_what_waits_but_take_no_crumbs(waiting: int, sharers: int, taken: int) -> None:
     queues: list[Any] = [
         IterationQueue(max_batch=64, max_chunk=8, max_tokens=512, max_head_rows=128),

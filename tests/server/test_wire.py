@@ -47,9 +47,7 @@ def test_a_prediction_is_read_as_the_message_that_was_meant(
     written = PredictionWriter(model, words, hidden).write(
         np.array(ids, dtype=np.int64), np.array(log_probs, dtype=np.float32), top_k, state, usage
     )
-    meant = PredictResponse(
-        state=state, usage=usage_message(usage), model=model.name, model_version=model.version
-    )
+    meant = PredictResponse(state=state, usage=usage_message(usage), model=model.name, model_version=model.version)
     for token_id, log_prob in zip(ids, log_probs, strict=True):
         if token_id not in hidden and log_prob != float("-inf") and len(meant.candidates) < top_k:
             meant.candidates.add(word=words[token_id], token_id=token_id, log_prob=log_prob)
