@@ -76,4 +76,4 @@ def share(count: int, sharers: int) -> int:
 
 
 # Rows that are computed about as fast together as half of them are alone.
-_CRUMB = 8
+_CRUMB = 16

@@ -248,7 +248,7 @@ class Scheduler(Generic[W]):
             if not self._receive():
                 return None
             self._computing[number] = True
-            batch = self._queue.take(sharers=1 + self._computing.count(False))
+            batch = self._queue.take(sharers=len(self._computing))
             self._held -= len(batch)
             return batch
 
