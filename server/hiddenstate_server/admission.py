@@ -22,13 +22,16 @@ class Waiting(Protocol):
     def deadline(self) -> float: ...
     @property
     def is_bulk(self) -> bool: ...
+    @property
+    def dropped(self) -> bool: ...
 
 
 class Admission:
     """Counts the tokens that wait for one model, and refuses what would wait in vain. Belongs to the event loop.
 
     How fast the queue moves is seen where it is full: while more than a batch waits, the tokens that end in a second
-    are what the model can do. Until that has been seen nothing is refused for its deadline.
+    are what the model can do. What was dropped is not among them: under overload much is, and at no cost. Until that
+    has been seen nothing is refused for its deadline.
     """
 
     def __init__(self, *, max_waiting_tokens: int, full_batch: int) -> None:
@@ -84,11 +87,10 @@ class Admission:
 
     def release(self, works: Sequence[Waiting], now: float) -> None:
         """Lets go of works that are over."""
-        size = sum(work.size for work in works)
         self.waiting_works -= len(works)
-        self.waiting_tokens -= size
+        self.waiting_tokens -= sum(work.size for work in works)
         self._waiting_interactive -= sum(work.size for work in works if not work.is_bulk)
-        self._observe(size, now)
+        self._observe(sum(work.size for work in works if not work.dropped), now)
 
     def wait_s(self, tokens: int) -> float:
         """Returns about how long the model takes for so many tokens, in seconds; 0 if that is not known yet."""

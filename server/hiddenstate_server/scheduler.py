@@ -42,6 +42,7 @@ class Work:
     is_bulk: bool = False  # whether it goes behind what is interactive
     abandoned: bool = False  # set by the event loop when nobody waits for it any more
     over: bool = False  # set by the runner thread
+    dropped: bool = False  # over without an answer: it expired, failed, or nobody waited for it any more
     error: ServingError | None = None
     arrival: int = 0
     submitted_at: float = 0.0
@@ -298,5 +299,5 @@ class Scheduler(Generic[W]):
 
     def _end(self, work: W, error: ServingError | None) -> None:
         work.error = error
-        work.over = True
+        work.over = work.dropped = True
         work.finished_at = time.monotonic()

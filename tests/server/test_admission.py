@@ -18,6 +18,7 @@ class Waiting:
     size: int
     deadline: float = math.inf
     is_bulk: bool = False
+    dropped: bool = False
 
 
 def busy(*, tokens: int, tokens_per_s: float, is_bulk: bool = False, max_waiting_tokens: int = 10**6) -> Admission:
@@ -82,6 +83,17 @@ def test_what_could_never_wait_is_refused_without_a_hint_to_come_again() -> None
 def test_the_speed_of_the_queue_is_seen_where_it_is_full(tokens_per_s: float) -> None:
     admission = busy(tokens=1000, tokens_per_s=tokens_per_s)
     assert admission.wait_s(1000) == pytest.approx(1000 / tokens_per_s, rel=0.05)
+
+
+@pytest.mark.parametrize("drops", [1, 9])
+def test_what_was_dropped_does_not_make_the_model_look_faster(drops: int) -> None:
+    admission = busy(tokens=1000, tokens_per_s=100.0)
+    admission.admit([Waiting(10)] * 50 * (1 + drops), 0.0)
+    for number in range(1, 51):
+        done = [Waiting(10), *[Waiting(10, dropped=True)] * drops]
+        admission.release(done, number / 10)
+    assert admission.waiting_tokens == 1000
+    assert admission.wait_s(1000) == pytest.approx(10, rel=0.05)
 
 
 def test_a_model_that_had_little_to_do_is_not_taken_for_a_slow_one() -> None:
