@@ -50,7 +50,8 @@ def setting_row(option: click.Parameter) -> tuple[str, ...]:
     """Returns a setting's flag, variable, default and meaning."""
     assert isinstance(option, click.Option)
     choices = f" One of {', '.join(option.type.choices)}." if isinstance(option.type, click.Choice) else ""
-    return f"`{option.opts[0]}`", f"`{option.envvar}`", f"`{option.default}`", f"{option.help}{choices}"
+    default = "" if option.default is None else f"`{option.default}`"
+    return f"`{option.opts[0]}`", f"`{option.envvar}`", default, f"{option.help}{choices}"
 
 
 def metrics_table() -> Iterator[str]:

@@ -7,6 +7,7 @@ with hiddenstate.Client("127.0.0.1:50051") as client:
 
 from hiddenstate.async_client import AsyncClient
 from hiddenstate.client import Client
+from hiddenstate.credentials import tls_credentials
 from hiddenstate.errors import (
     CallCancelledError,
     DeadlineError,
@@ -18,6 +19,8 @@ from hiddenstate.errors import (
     ModelFailedError,
     ModelNotFoundError,
     OverloadedError,
+    PermissionDeniedError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from hiddenstate.generation import AsyncGeneration, Generation
@@ -60,11 +63,14 @@ __all__ = [
     "ModelKind",
     "ModelNotFoundError",
     "OverloadedError",
+    "PermissionDeniedError",
     "PredictStream",
     "Prediction",
     "Score",
     "TokenScore",
+    "UnauthenticatedError",
     "UnavailableError",
     "Usage",
     "join_words",
+    "tls_credentials",
 ]

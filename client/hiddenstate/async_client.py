@@ -16,6 +16,7 @@ from hiddenstate.connection import (
     Connection,
     channel_options,
 )
+from hiddenstate.credentials import check_api_key, with_api_key
 from hiddenstate.encoding import at_least_one, encode_calls_async, stack
 from hiddenstate.generation import AsyncGeneration
 from hiddenstate.predict_stream import AsyncPredictStream
@@ -65,6 +66,7 @@ class AsyncClient:
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str | None = None,
     ) -> None:
         """Prepares the connection; it is made with the first call.
 
@@ -72,21 +74,27 @@ class AsyncClient:
             address: HOST:PORT of the server, or an address with a gRPC scheme, for example unix:/run/hiddenstate.sock.
             timeout_s: The most that a call may take, unless it has its own; None sets no limit.
             max_message_bytes: The largest request or reply.
-            credentials: For a server behind TLS: `grpc.ssl_channel_credentials()`. None speaks plain text.
+            credentials: For a server that speaks TLS: `hiddenstate.tls_credentials()`. None speaks plain text.
+            api_key: For a server that asks for keys. Without TLS, everybody on the way can read it.
 
         Raises:
-            ValueError: the address is not one.
+            ValueError: the address is not one, or the key cannot be one.
         """
         self._connection = Connection(address, timeout_s, max_message_bytes)
         self._options = channel_options(max_message_bytes)
         self._credentials = credentials
+        self._api_key = check_api_key(api_key)
 
     @cached_property
     def _channel(self) -> grpc.aio.Channel:
         # Made with the first call, since it belongs to the event loop that runs then: a client may be made outside.
-        if self._credentials is None:
-            return grpc.aio.insecure_channel(self._connection.address, self._options)
-        return grpc.aio.secure_channel(self._connection.address, self._credentials, self._options)
+        channel = (
+            grpc.aio.insecure_channel(self._connection.address, self._options)
+            if self._credentials is None
+            else grpc.aio.secure_channel(self._connection.address, self._credentials, self._options)
+        )
+        keyed: grpc.aio.Channel = with_api_key(channel, self._api_key)
+        return keyed
 
     @cached_property
     def _language_model(self) -> "LanguageModelServiceAsyncStub":

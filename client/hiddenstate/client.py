@@ -13,6 +13,7 @@ from hiddenstate.connection import (
     Connection,
     channel_options,
 )
+from hiddenstate.credentials import check_api_key, with_api_key
 from hiddenstate.encoding import at_least_one, encode_calls, stack
 from hiddenstate.forks import begin_anew_in_forks, leave_behind
 from hiddenstate.generation import Generation
@@ -54,6 +55,7 @@ class Client:
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str | None = None,
     ) -> None:
         """Prepares the connection; it is made with the first call.
 
@@ -61,14 +63,16 @@ class Client:
             address: HOST:PORT of the server, or an address with a gRPC scheme, for example unix:/run/hiddenstate.sock.
             timeout_s: The most that a call may take, unless it has its own; None sets no limit.
             max_message_bytes: The largest request or reply.
-            credentials: For a server behind TLS: `grpc.ssl_channel_credentials()`. None speaks plain text.
+            credentials: For a server that speaks TLS: `hiddenstate.tls_credentials()`. None speaks plain text.
+            api_key: For a server that asks for keys. Without TLS, everybody on the way can read it.
 
         Raises:
-            ValueError: the address is not one.
+            ValueError: the address is not one, or the key cannot be one.
         """
         self._connection = Connection(address, timeout_s, max_message_bytes)
         self._options = channel_options(max_message_bytes)
         self._credentials = credentials
+        self._api_key = check_api_key(api_key)
         self._connect()
         begin_anew_in_forks(self)
 
@@ -78,11 +82,12 @@ class Client:
         self._connect()
 
     def _connect(self) -> None:
-        self._channel = (
+        channel = (
             grpc.insecure_channel(self._connection.address, self._options)
             if self._credentials is None
             else grpc.secure_channel(self._connection.address, self._credentials, self._options)
         )
+        self._channel: grpc.Channel = with_api_key(channel, self._api_key)
         self._language_model = LanguageModelServiceStub(self._channel)
         self._sentence_encoder = SentenceEncoderServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)

@@ -3,6 +3,8 @@
 HiddenstateError              a call failed; `code` is its grpc.StatusCode (this class itself for codes not named below)
 |- InvalidRequestError        INVALID_ARGUMENT     a field of the request is wrong; the message names it
 |- ModelNotFoundError         NOT_FOUND            the server has no model of that name, version or kind
+|- UnauthenticatedError       UNAUTHENTICATED      the server asks for a key, and there is none or it is not known
+|- PermissionDeniedError      PERMISSION_DENIED    the key may not be used for this
 |- OverloadedError            RESOURCE_EXHAUSTED   the server's queue is full; later may work
 |- MessageTooLargeError       RESOURCE_EXHAUSTED   a request or reply is over the message limit; later will not work
 |- UnavailableError           UNAVAILABLE          no server answers, it is shutting down, or the connection broke
@@ -38,6 +40,18 @@ class ModelNotFoundError(HiddenstateError):
     """The server has no model of that name, version or kind."""
 
     default_code = grpc.StatusCode.NOT_FOUND
+
+
+class UnauthenticatedError(HiddenstateError):
+    """The server asks for an API key, and the call has none or one that it does not know."""
+
+    default_code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDeniedError(HiddenstateError):
+    """The API key is not for calls of this kind."""
+
+    default_code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class OverloadedError(HiddenstateError):
@@ -93,6 +107,8 @@ _BY_CODE: dict[grpc.StatusCode, type[HiddenstateError]] = {
     for kind in (
         InvalidRequestError,
         ModelNotFoundError,
+        UnauthenticatedError,
+        PermissionDeniedError,
         OverloadedError,
         UnavailableError,
         DeadlineError,
@@ -136,7 +152,14 @@ def status_error(code: grpc.StatusCode, details: str, address: str) -> Hiddensta
 
 
 def _unavailable(details: str, address: str) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in details:
+        return f"the certificate of the server at {address} is not one to trust: {_found(details)}; see tls_credentials"
     if "failed to connect" in details or "resolving" in details or "DNS" in details:
         reason = details.rsplit(": ", 1)[-1].rstrip("]")
         return f"no server answers at {address} ({reason}); start one with `make serve` or `hiddenstate serve`"
     return f"the server at {address} is not available: {details or 'the connection broke'}; try again"
+
+
+def _found(details: str) -> str:
+    """Returns what TLS found wrong, from the words of gRPC."""
+    return details.rsplit("CERTIFICATE_VERIFY_FAILED", 1)[-1].strip(" :]") or "CERTIFICATE_VERIFY_FAILED"

@@ -20,9 +20,12 @@ class Offer(msgspec.Struct, frozen=True):
     model_option: str
 
 
-def announcement(offer: Offer, address: Address, metrics_address: Address | None) -> tuple[str, str]:
+def announcement(
+    offer: Offer, address: Address, metrics_address: Address | None, *, metrics_tls: bool = False
+) -> tuple[str, str]:
     """Returns what is served where, and a command to try."""
-    metrics = f"metrics on http://{metrics_address}/metrics" if metrics_address else "metrics off"
+    scheme = "https" if metrics_tls else "http"
+    metrics = f"metrics on {scheme}://{metrics_address}/metrics" if metrics_address else "metrics off"
     return (
         f"Serving {offer.models} on {address}, {metrics}",
         f"Try: {_program()} {offer.command}{offer.model_option}{_server_option(address)}",

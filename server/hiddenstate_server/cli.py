@@ -85,7 +85,7 @@ def _type(kind: Any, setting: Setting) -> Any:
         return click.Choice(choices)
     if kind == Path | str:
         return PathOrUrl()
-    return click.Path(path_type=Path) if kind is Path else kind
+    return click.Path(path_type=Path) if kind in (Path, Path | None) else kind
 
 
 def _text(size: int) -> str:

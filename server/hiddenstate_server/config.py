@@ -16,7 +16,7 @@ from hiddenstate_server.errors import ConfigError
 KIB = 1024
 MIB = 1024 * KIB
 
-Group = Literal["Serving", "Model execution", "Limits", "Logging"]  # in the order of the help
+Group = Literal["Serving", "Security", "Model execution", "Limits", "Logging"]  # in the order of the help
 T = TypeVar("T")
 
 
@@ -178,6 +178,23 @@ class Settings:
     drain_timeout_s: float = setting(
         30.0, "Serving", "How long running calls may go on after SIGTERM, in seconds.", metavar="SECONDS"
     )
+    tls_cert: Path | None = setting(  # noqa: RUF009
+        None,
+        "Security",
+        "The server's certificate (PEM), then those between it and its authority. With it the server speaks TLS. This "
+        "file and the next two are read again when they change.",
+        metavar="FILE",
+    )
+    tls_key: Path | None = setting(  # noqa: RUF009
+        None, "Security", "The certificate's private key (PEM).", metavar="FILE"
+    )
+    tls_client_ca: Path | None = setting(  # noqa: RUF009
+        None,
+        "Security",
+        "Authorities (PEM) whose certificates callers have to show. Without it they need none.",
+        metavar="FILE",
+    )
+    metrics_tls: bool = setting(False, "Security", "Whether --metrics speaks TLS too, with the same certificates.")
     log_format: Literal["plain", "json"] = setting("plain", "Logging", "How a log line is written.")
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "Logging", "The least severe lines to log."
@@ -198,6 +215,10 @@ class Settings:
         _check_address("listen", self.listen)
         if self.metrics != "off":
             _check_address("metrics", self.metrics)
+        _check_together(self, "tls_cert", "tls_key")
+        _check_together(self, "tls_key", "tls_cert")
+        _check_together(self, "tls_client_ca", "tls_cert")
+        _check_together(self, "metrics_tls", "tls_cert")
 
     @classmethod
     def of(cls, **values: Any) -> "Settings":
@@ -240,6 +261,11 @@ def _check(settings: Any) -> None:
             raise ConfigError(f"{flag(name)}: {value!r} is none of {', '.join(choices)}")
         if kind in (int, float) and not setting.minimum <= value <= setting.maximum:  # refuses NaN too
             raise ConfigError(f"{flag(name)}: {value} is not in {setting.minimum}..{setting.maximum}")
+
+
+def _check_together(settings: Settings, name: str, needed: str) -> None:
+    if getattr(settings, name) and not getattr(settings, needed):
+        raise ConfigError(f"{flag(name)}: needs {flag(needed)} beside it")
 
 
 def _check_address(name: str, text: str) -> None:

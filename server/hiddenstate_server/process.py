@@ -35,7 +35,8 @@ async def _serve(settings: Settings) -> None:
     server = await Server.start(settings)
     told_to_stop = stop_signal()
     try:
-        for line in announcement(offer(server.repository), server.address, server.metrics_address):
+        offered, metrics_tls = offer(server.repository), settings.metrics_tls
+        for line in announcement(offered, server.address, server.metrics_address, metrics_tls=metrics_tls):
             click.echo(line)
         await told_to_stop.wait()
         await server.drain()

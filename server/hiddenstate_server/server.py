@@ -32,6 +32,9 @@ from hiddenstate_server.model_service import ModelService
 from hiddenstate_server.repository import Repository
 from hiddenstate_server.repository.source import open_source
 from hiddenstate_server.repository.watching import watch
+from hiddenstate_server.security.certificates import CertificateFiles, Certificates, http_context, server_credentials
+from hiddenstate_server.security.files import WatchedFiles
+from hiddenstate_server.security.files import watch as watch_files
 from hiddenstate_server.sentence_encoder_service import SentenceEncoderService
 
 SERVICES = (
@@ -62,6 +65,7 @@ class Server:
         self.metrics_address: Address | None = None
         self.repository: Repository
         self._settings = settings
+        self._certificates: WatchedFiles[Certificates] | None = None
         self._shares_port = settings.workers > 1
         self._parts = ExitStack()  # what the calls need, closed after them, last to first
         self._rpc = grpc.aio.server(
@@ -113,6 +117,7 @@ class Server:
         self._parts.close()
 
     async def _start(self) -> None:
+        self._read_certificates()
         # Ports first: a port in use is told at once, not after the models have been loaded. But a worker that listened
         # before it serves would be given calls that others could answer.
         if not self._shares_port:
@@ -139,18 +144,34 @@ class Server:
         watching = asyncio.create_task(watch(self.repository, how=how, interval_s=interval_s))
         self._parts.callback(watching.cancel)
 
+    def _read_certificates(self) -> None:
+        files = CertificateFiles.of(self._settings)
+        if files is None:
+            return
+        self._certificates = files.watched()
+        watching = asyncio.create_task(watch_files(self._certificates))
+        self._parts.callback(watching.cancel)
+
+    def _add_port(self) -> int:
+        if self._certificates is None:
+            return self._rpc.add_insecure_port(str(self.address))
+        return self._rpc.add_secure_port(str(self.address), server_credentials(self._certificates, self._settings))
+
     def _bind(self) -> Address:
         if not self._shares_port:  # the supervisor holds it
             check_can_listen("listen", self.address)
         try:
-            return Address(self.address.host, self._rpc.add_insecure_port(str(self.address)))
+            return Address(self.address.host, self._add_port())
         except RuntimeError as error:
             raise ConfigError(f"{flag('listen')} {self.address}: cannot listen there: {error}") from None
 
     def _expose(self) -> None:
         if self._settings.metrics == "off":
             return
-        exposition = Exposition(Address.parse(self._settings.metrics), self.metrics.registry)
+        certificates = self._certificates if self._settings.metrics_tls else None
+        exposition = Exposition(
+            Address.parse(self._settings.metrics), self.metrics.registry, http_context(certificates)
+        )
         self._parts.callback(exposition.close)
         self.metrics_address = exposition.address
 

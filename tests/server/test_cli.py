@@ -75,6 +75,10 @@ def test_settings_come_from_flags_and_from_the_environment(served: list[Settings
         "max_top_k": "18",
         "max_generated_tokens": "19",
         "cache_bytes": "1024",
+        "tls_cert": "cert.pem",
+        "tls_key": "cert.key",
+        "tls_client_ca": "ca.pem",
+        "metrics_tls": "true",
     }
     assert sorted(values) == NAMES
     if in_environment:
@@ -105,6 +109,10 @@ def test_settings_come_from_flags_and_from_the_environment(served: list[Settings
             max_stream_contexts=11,
             max_stream_pending=12,
             max_concurrent_calls=21,
+            tls_cert=Path("cert.pem"),
+            tls_key=Path("cert.key"),
+            tls_client_ca=Path("ca.pem"),
+            metrics_tls=True,
             engine=EngineSettings(
                 max_models_memory=2**31,
                 unload_timeout_s=3.5,

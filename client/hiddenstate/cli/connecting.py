@@ -2,33 +2,49 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
+import grpc
 
 from hiddenstate.client import Client
 from hiddenstate.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, check_address
+from hiddenstate.credentials import check_api_key, tls_credentials
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class Server(NamedTuple):
+    """Which server to ask, and how."""
+
+    address: str
+    timeout_s: float
+    credentials: grpc.ChannelCredentials | None  # None speaks plain text
+    api_key: str | None
 
 
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options --server and --timeout-s."""
-    command = click.option(
-        "--timeout-s",
-        type=click.FloatRange(min=0, min_open=True),
-        default=DEFAULT_TIMEOUT_S,
-        show_default=True,
-        help="The most seconds that one call may take.",
-    )(command)
-    return click.option(
-        "--server",
-        metavar="HOST:PORT",
-        envvar="HIDDENSTATE_SERVER",
-        default=DEFAULT_ADDRESS,
-        show_default=True,
-        show_envvar=True,
-        callback=_address,
-        help="Address of the server.",
-    )(command)
+    """Gives a command the options that say which server to ask; they come as one argument, `server`."""
+
+    @functools.wraps(command)
+    def with_server(
+        *,
+        server: str,
+        timeout_s: float,
+        tls: bool,
+        tls_ca: Path | None,
+        tls_cert: Path | None,
+        tls_key: Path | None,
+        api_key: str | None,
+        **options: Any,
+    ) -> None:
+        credentials = _credentials(tls_ca, tls_cert, tls_key) if tls or tls_ca or tls_cert or tls_key else None
+        command(server=Server(server, timeout_s, credentials, api_key), **options)
+
+    for option in reversed(_OPTIONS):
+        with_server = option(with_server)
+    return with_server
 
 
 def with_client(command: Callable[..., None]) -> Callable[..., None]:
@@ -36,8 +52,10 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
 
     @server_options
     @functools.wraps(command)
-    def connected(*, server: str, timeout_s: float, **options: Any) -> None:
-        with Client(server, timeout_s=timeout_s) as client:
+    def connected(*, server: Server, **options: Any) -> None:
+        with Client(
+            server.address, timeout_s=server.timeout_s, credentials=server.credentials, api_key=server.api_key
+        ) as client:
             command(client, **options)
 
     return connected
@@ -51,8 +69,81 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
+def _credentials(ca: Path | None, cert: Path | None, key: Path | None) -> grpc.ChannelCredentials:
+    if (cert is None) != (key is None):
+        raise click.UsageError("--tls-cert and --tls-key: give both or none")
+    try:
+        return tls_credentials(ca=ca, cert=cert, key=key)
+    except ValueError as error:
+        raise click.UsageError(f"--tls-{error}") from None
+
+
 def _address(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
     try:
         return check_address(value)
     except ValueError as error:
         raise click.BadParameter(str(error), ctx, parameter) from None
+
+
+def _api_key(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    try:
+        return check_api_key(value or None)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, parameter) from None
+
+
+_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
+        "--server",
+        metavar="HOST:PORT",
+        envvar="HIDDENSTATE_SERVER",
+        default=DEFAULT_ADDRESS,
+        show_default=True,
+        show_envvar=True,
+        callback=_address,
+        help="Address of the server.",
+    ),
+    click.option(
+        "--timeout-s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=DEFAULT_TIMEOUT_S,
+        show_default=True,
+        help="The most seconds that one call may take.",
+    ),
+    click.option(
+        "--tls",
+        is_flag=True,
+        envvar="HIDDENSTATE_TLS",
+        show_envvar=True,
+        help="Speak TLS, and trust the authorities that the system trusts.",
+    ),
+    click.option(
+        "--tls-ca",
+        type=_FILE,
+        envvar="HIDDENSTATE_TLS_CA",
+        show_envvar=True,
+        help="Speak TLS, and trust the authorities in this file (PEM).",
+    ),
+    # Not HIDDENSTATE_TLS_CERT and the like: those are the server's.
+    click.option(
+        "--tls-cert",
+        type=_FILE,
+        envvar="HIDDENSTATE_CLIENT_CERT",
+        show_envvar=True,
+        help="Certificate (PEM) to show to a server that asks for one.",
+    ),
+    click.option(
+        "--tls-key",
+        type=_FILE,
+        envvar="HIDDENSTATE_CLIENT_KEY",
+        show_envvar=True,
+        help="Private key (PEM) of that certificate.",
+    ),
+    click.option(
+        "--api-key",
+        envvar="HIDDENSTATE_API_KEY",
+        show_envvar=True,
+        callback=_api_key,
+        help="Key to show to a server that asks for one. The variable keeps it out of the list of processes.",
+    ),
+)

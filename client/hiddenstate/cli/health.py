@@ -6,7 +6,8 @@ import click
 import grpc
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
-from hiddenstate.cli.connecting import server_options
+from hiddenstate.cli.connecting import Server, server_options
+from hiddenstate.credentials import with_api_key
 from hiddenstate.errors import call_error
 
 _METHOD = "/grpc.health.v1.Health/Check"
@@ -32,7 +33,7 @@ class NotServingError(click.ClickException):
     help="One service by its full name, or one model by its name.  [default: the server as a whole]",
 )
 @server_options
-def health(server: str, timeout_s: float, service: str) -> None:
+def health(server: Server, service: str) -> None:
     """Ask whether the server is ready.
 
     Exit code 0 says yes; 1 says no, or that no server answers.
@@ -45,28 +46,36 @@ def health(server: str, timeout_s: float, service: str) -> None:
       hiddenstate health --service english-lm
     """
     try:
-        status = _check(server, timeout_s, service)
+        status = _check(server, service)
     except grpc.RpcError as error:
         if error.code() is not grpc.StatusCode.NOT_FOUND:
-            raise call_error(error, server) from error
+            raise call_error(error, server.address) from error
         status = _Status.SERVICE_UNKNOWN
     if status is _Status.SERVICE_UNKNOWN and service:
         raise NotServingError(
-            f"the server at {server} has no service or model {service!r}; give a service's full name, for example"
-            " hiddenstate.v1.LanguageModelService, or a model's name (`hiddenstate models` lists them)"
+            f"the server at {server.address} has no service or model {service!r}; give a service's full name, for "
+            "example hiddenstate.v1.LanguageModelService, or a model's name (`hiddenstate models` lists them)"
         )
     if status is not _Status.SERVING:
-        raise NotServingError(f"{service or 'the server'} at {server} is {status.name}")
+        raise NotServingError(f"{service or 'the server'} at {server.address} is {status.name}")
     click.echo(status.name)
 
 
-def _check(server: str, timeout_s: float, service: str) -> _Status:
+def _check(server: Server, service: str) -> _Status:
     """Calls grpc.health.v1.
 
     Its two messages have one field each, of the same number and type as the wrappers' here, so the thin client needs
     no grpcio-health-checking.
     """
-    with grpc.insecure_channel(server) as channel:
-        check = channel.unary_unary(_METHOD, StringValue.SerializeToString, Int32Value.FromString)
-        reply: Int32Value = check(StringValue(value=service), timeout=timeout_s)
+    with _channel(server) as channel:
+        check = with_api_key(channel, server.api_key).unary_unary(
+            _METHOD, StringValue.SerializeToString, Int32Value.FromString
+        )
+        reply: Int32Value = check(StringValue(value=service), timeout=server.timeout_s)
     return _Status(reply.value)
+
+
+def _channel(server: Server) -> grpc.Channel:
+    if server.credentials is None:
+        return grpc.insecure_channel(server.address)
+    return grpc.secure_channel(server.address, server.credentials)

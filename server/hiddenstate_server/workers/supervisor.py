@@ -15,6 +15,8 @@ from hiddenstate_server.config import Address, Settings
 from hiddenstate_server.errors import WorkersError
 from hiddenstate_server.exposition import Exposition
 from hiddenstate_server.listening import shared_port
+from hiddenstate_server.security.certificates import CertificateFiles, http_context
+from hiddenstate_server.security.files import watch
 from hiddenstate_server.signals import end_until_serving, stop_signal
 from hiddenstate_server.workers.keeper import COMMAND, Keeper
 from hiddenstate_server.workers.scrape import WorkersCollector
@@ -39,12 +41,14 @@ async def _supervise(settings: Settings, command: Sequence[str]) -> None:
         keepers = [Keeper(number, shared, command) for number in range(1, settings.workers + 1)]
         with _exposed(settings, keepers) as metrics_address:
             try:
-                await _serve(keepers, address, metrics_address)
+                await _serve(keepers, address, metrics_address, metrics_tls=settings.metrics_tls)
             finally:
                 await _end(keepers, settings.drain_timeout_s + _END_S)
 
 
-async def _serve(keepers: Sequence[Keeper], address: Address, metrics_address: Address | None) -> None:
+async def _serve(
+    keepers: Sequence[Keeper], address: Address, metrics_address: Address | None, *, metrics_tls: bool
+) -> None:
     """Starts all workers, announces them, and returns when a signal comes."""
     end_at_once = partial(_signal, keepers, signal.SIGKILL)
     end_until_serving(end_at_once)
@@ -58,7 +62,7 @@ async def _serve(keepers: Sequence[Keeper], address: Address, metrics_address: A
     try:
         await _until(all_serve, keeping)
         told_to_stop = stop_signal(end_at_once)
-        for line in announcement(_offer(keepers), address, metrics_address):
+        for line in announcement(_offer(keepers), address, metrics_address, metrics_tls=metrics_tls):
             click.echo(line)
         await _until(told_to_stop, keeping)
     finally:
@@ -112,8 +116,13 @@ def _exposed(settings: Settings, keepers: Sequence[Keeper]) -> Iterator[Address 
         return
     registry = CollectorRegistry()
     registry.register(WorkersCollector(keepers))
-    exposition = Exposition(Address.parse(settings.metrics), registry)
+    files = CertificateFiles.of(settings) if settings.metrics_tls else None
+    certificates = files.watched() if files else None
+    exposition = Exposition(Address.parse(settings.metrics), registry, http_context(certificates))
+    watching = asyncio.create_task(watch(certificates)) if certificates else None
     try:
         yield exposition.address
     finally:
+        if watching:
+            watching.cancel()
         exposition.close()
