@@ -110,6 +110,13 @@ class EngineSettings:
     repository_calls: Literal["on", "off"] = setting(
         "on", "Model execution", "Whether callers may load and unload models. With several --workers they may not."
     )
+    state_key_file: Path | None = setting(  # noqa: RUF009
+        None,
+        "Security",
+        "Keys by which states that were returned are known again, one in a line as 64 hexadecimal digits: the first "
+        "seals. Without it callers can make states up.",
+        metavar="FILE",
+    )
     max_waiting_tokens: int = setting(
         500_000, "Limits", "Most tokens that may wait for one model; more are refused at once.", minimum=1
     )

@@ -21,7 +21,7 @@ from hiddenstate_server.results import Candidate, FinishReason, GeneratedToken, 
 from hiddenstate_server.runner import LanguageModelRunner
 from hiddenstate_server.scheduler import Scheduler
 from hiddenstate_server.sequence import Generating, Predicting, Scoring, Sequence
-from hiddenstate_server.state_token import State, pack_state, token_bytes
+from hiddenstate_server.state_token import UNSEALED, State, StateKeys, pack_state, token_bytes
 from hiddenstate_server.tokenizer import Tokenizer, WordIndex
 from hiddenstate_server.wire import PredictionWriter
 
@@ -57,6 +57,7 @@ class LanguageModel:
         runners: int,
         settings: EngineSettings,
         cache: PrefixCache,
+        state_keys: StateKeys = UNSEALED,
         metrics: Metrics,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -69,6 +70,7 @@ class LanguageModel:
         self.max_seq_length = settings.max_context_tokens
         self.state_bytes = token_bytes(spec.state_size)
         self._fingerprint = bundle.fingerprint
+        self._state_keys = state_keys
         self._counts = metrics.of_model(bundle.name, bundle.version)
         self.words = tokenizer.words
         self._word_index = WordIndex(tokenizer.words, spec.special_token_ids)
@@ -79,6 +81,7 @@ class LanguageModel:
             spec,
             fingerprint=self._fingerprint,
             state_bounds=runner.state_bounds,
+            state_keys=state_keys,
             max_context_tokens=settings.max_context_tokens,
             cache=cache,
             tokenized=self._counts.tokenize.observe,
@@ -273,7 +276,10 @@ class LanguageModel:
         )
 
     def _returned_state(self, work: Predicting) -> bytes:
-        return pack_state(work.start.then(work.state), self._fingerprint) if work.return_state else b""
+        return self._pack(work.start.then(work.state)) if work.return_state else b""
+
+    def _pack(self, state: State) -> bytes:
+        return pack_state(state, self._fingerprint, self._state_keys)
 
     def _candidates(self, work: Predicting) -> list[Candidate]:
         ranked = zip(work.top_ids.tolist(), work.top_log_probs.tolist(), strict=True)
@@ -303,7 +309,7 @@ class LanguageModel:
             usage=self._close_account(work, start),
             finish_reason=work.finish_reason,
             seed=work.sampler.seed,
-            state=pack_state(after, self._fingerprint) if work.keep_last else b"",
+            state=self._pack(after) if work.keep_last else b"",
         )
 
 

@@ -1,12 +1,15 @@
 """A state as opaque bytes that a caller can keep and bring to any replica.
 
-    magic "HSS1" | fingerprint of the model, 16 bytes | tokens seen, uint64 | state, float32 [state_size] | checksum
+    magic | fingerprint of the model, 16 bytes | tokens seen, uint64 | state, float32 [state_size] | seal
 
-All little-endian; the checksum is 16 bytes of BLAKE2b over everything before it.
+All little-endian. The seal is 16 bytes of BLAKE2b over everything before it. With a key of the server's (magic "HSS2")
+only who knows the key can make it. Without one (magic "HSS1") it notices damage, but callers can make states up, which
+does no more than answer them oddly: the values are checked like all that callers send.
 """
 
 import dataclasses
 import hashlib
+import hmac
 import struct
 from collections.abc import Sequence
 
@@ -17,14 +20,21 @@ from hiddenstate_server.bundle import StateBound
 from hiddenstate_server.errors import InvalidRequestError
 from hiddenstate_server.prefix_cache import Prefix
 
-_MAGIC = b"HSS1"
+_UNSEALED_MAGIC = b"HSS1"
+_SEALED_MAGIC = b"HSS2"
 _HEADER = struct.Struct("<4s16sQ")
-_CHECKSUM_BYTES = 16
+_SEAL_BYTES = 16
 _ROUNDING = 1e-5  # relative
 _MAX_TOKENS = 2**31  # far beyond any text, and below what usage.tokens_reused can tell
 # A cell of an LSTM moves by at most 1 a token, and nothing else in a state grows. Larger values would overflow in the
 # model, and what is no number there disturbs the whole batch.
 _MAX_VALUE = float(_MAX_TOKENS)
+
+
+StateKeys = tuple[bytes, ...]
+"""Secrets of the server, 16 to 64 bytes each: the first seals what is given out, all are known."""
+
+UNSEALED: StateKeys = ()
 
 
 @dataclasses.dataclass(slots=True)
@@ -38,28 +48,25 @@ class State:
 
 def token_bytes(state_size: int) -> int:
     """Returns the length of a token for states of `state_size` values."""
-    return _HEADER.size + 4 * state_size + _CHECKSUM_BYTES
+    return _HEADER.size + 4 * state_size + _SEAL_BYTES
 
 
-def pack_state(state: State, fingerprint: bytes) -> bytes:
+def pack_state(state: State, fingerprint: bytes, keys: StateKeys = UNSEALED) -> bytes:
     """Returns a state as bytes for the model with that fingerprint."""
-    body = _HEADER.pack(_MAGIC, fingerprint, state.num_tokens) + state.values.astype("<f4", copy=False).tobytes()
-    return body + _checksum(body)
+    magic, key = (_SEALED_MAGIC, keys[0]) if keys else (_UNSEALED_MAGIC, b"")
+    body = _HEADER.pack(magic, fingerprint, state.num_tokens) + state.values.astype("<f4", copy=False).tobytes()
+    return body + _seal(body, key)
 
 
-def unpack_state(token: bytes, fingerprint: bytes, state_size: int) -> State:
+def unpack_state(token: bytes, fingerprint: bytes, state_size: int, keys: StateKeys = UNSEALED) -> State:
     """Returns the state that `pack_state` made bytes of.
 
     Raises:
-        InvalidRequestError: the bytes are no state, are damaged, or belong to another model.
+        InvalidRequestError: the bytes are no state, are damaged or made up, or belong to another model.
     """
-    if not token.startswith(_MAGIC) or len(token) < token_bytes(0):
+    if token[:4] not in (_UNSEALED_MAGIC, _SEALED_MAGIC) or len(token) < token_bytes(0):
         raise InvalidRequestError(f"state: these {len(token)} bytes are not a state; send one that a response returned")
-    body, checksum = token[:-_CHECKSUM_BYTES], token[-_CHECKSUM_BYTES:]
-    if _checksum(body) != checksum:
-        raise InvalidRequestError(
-            f"state: is damaged or cut off ({len(token):,} bytes, wrong checksum); send the text of the context instead"
-        )
+    body = _opened(token, keys)
     _, token_fingerprint, num_tokens = _HEADER.unpack_from(body)
     if token_fingerprint != fingerprint:
         raise InvalidRequestError(
@@ -88,9 +95,29 @@ def check_bounds(state: State, bounds: Sequence[StateBound]) -> None:
 
 
 def origin_of(token: bytes) -> bytes:
-    """Returns what tells contexts that begin with this state from others: its checksum."""
-    return token[-_CHECKSUM_BYTES:]
+    """Returns what tells contexts that begin with this state from others: its seal."""
+    return token[-_SEAL_BYTES:]
 
 
-def _checksum(body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=_CHECKSUM_BYTES).digest()
+def _opened(token: bytes, keys: StateKeys) -> bytes:
+    """Returns what is sealed, once the seal has been found to be right."""
+    if token.startswith(_SEALED_MAGIC) != bool(keys):
+        raise InvalidRequestError(
+            "state: has no seal, and this server takes only sealed ones (--state-key-file); "
+            "send the text of the context instead"
+            if keys
+            else "state: is sealed, and this server has no key to open it (--state-key-file); "
+            "send it to a server that has, or send the text of the context instead"
+        )
+    body, seal = token[:-_SEAL_BYTES], token[-_SEAL_BYTES:]
+    if not any(hmac.compare_digest(_seal(body, key), seal) for key in keys or (b"",)):
+        wrong = "seal" if keys else "checksum"
+        raise InvalidRequestError(
+            f"state: is damaged, cut off or not of this server ({len(token):,} bytes, wrong {wrong}); "
+            "send the text of the context instead"
+        )
+    return body
+
+
+def _seal(body: bytes, key: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=_SEAL_BYTES, key=key).digest()

@@ -75,6 +75,7 @@ def test_settings_come_from_flags_and_from_the_environment(served: list[Settings
         "max_top_k": "18",
         "max_generated_tokens": "19",
         "cache_bytes": "1024",
+        "state_key_file": "keys",
         "tls_cert": "cert.pem",
         "tls_key": "cert.key",
         "tls_client_ca": "ca.pem",
@@ -114,6 +115,7 @@ def test_settings_come_from_flags_and_from_the_environment(served: list[Settings
             tls_client_ca=Path("ca.pem"),
             metrics_tls=True,
             engine=EngineSettings(
+                state_key_file=Path("keys"),
                 max_models_memory=2**31,
                 unload_timeout_s=3.5,
                 sequence_idle_s=4.5,

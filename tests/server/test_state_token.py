@@ -1,5 +1,7 @@
 """States as bytes: what goes in comes out, and nothing else comes out."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -64,3 +66,43 @@ def test_a_state_that_no_text_can_lead_to_is_refused(value: float) -> None:
     values[3] = value
     with pytest.raises(InvalidRequestError, match="does not hold a state of this model"):
         unpack_state(pack_state(State(values, 1), MODEL), MODEL, 6)
+
+
+OLD, NEW = bytes(range(32)), bytes(range(32, 64))
+STATE = State(np.linspace(-1, 1, 6, dtype=np.float32), 7)
+
+
+@pytest.mark.parametrize("keys", [(NEW,), (NEW, OLD), (OLD, NEW)])
+def test_a_sealed_state_is_opened_by_whoever_has_its_key(keys: tuple[bytes, ...]) -> None:
+    opened = unpack_state(pack_state(STATE, MODEL, (NEW,)), MODEL, 6, keys)
+    assert opened.values.tobytes() == STATE.values.tobytes()
+    assert opened.num_tokens == 7
+
+
+def test_a_state_sealed_with_another_key_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match=r"^state: .* not of this server .* wrong seal"):
+        unpack_state(pack_state(STATE, MODEL, (OLD,)), MODEL, 6, (NEW,))
+
+
+def test_a_state_that_a_caller_made_up_is_refused() -> None:
+    plain = pack_state(STATE, MODEL)
+    with pytest.raises(InvalidRequestError, match="state: has no seal"):
+        unpack_state(plain, MODEL, 6, (NEW,))
+    body = b"HSS2" + plain[4:-16]
+    for forged in (body + hashlib.blake2b(body, digest_size=16).digest(), body + bytes(16)):
+        with pytest.raises(InvalidRequestError, match="wrong seal"):
+            unpack_state(forged, MODEL, 6, (NEW,))
+
+
+def test_every_flipped_bit_of_a_sealed_state_is_noticed() -> None:
+    good = pack_state(STATE, MODEL, (NEW,))
+    for bit in range(8 * len(good)):
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(InvalidRequestError, match="state: "):
+            unpack_state(bytes(bad), MODEL, 6, (NEW,))
+
+
+def test_a_server_without_a_key_says_that_it_cannot_open_a_sealed_state() -> None:
+    with pytest.raises(InvalidRequestError, match=r"state: is sealed, and this server has no key"):
+        unpack_state(pack_state(STATE, MODEL, (NEW,)), MODEL, 6)

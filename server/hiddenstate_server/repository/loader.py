@@ -17,6 +17,7 @@ from hiddenstate_server.providers import Provider, choose_provider
 from hiddenstate_server.repository.checksums import CHECKSUM_FILE, check_files
 from hiddenstate_server.repository.files import ONNX_FILE, VersionFiles
 from hiddenstate_server.runner import EncoderRunner, LanguageModelRunner
+from hiddenstate_server.security.state_keys import read_state_keys
 from hiddenstate_server.sentence_encoder import SentenceEncoder
 from hiddenstate_server.tokenizer import Tokenizer
 from hiddenstate_server.variant_choice import load_variant
@@ -35,6 +36,7 @@ class Loader:
 
     def __init__(self, settings: EngineSettings, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
         self.cache = PrefixCache(settings.cache_bytes)
+        self._state_keys = read_state_keys(settings.state_key_file)
         self._settings = settings
         self._metrics = metrics
         self._loop = loop
@@ -87,6 +89,7 @@ class Loader:
                 runners=layout.runners,
                 settings=settings,
                 cache=self.cache,
+                state_keys=self._state_keys,
                 metrics=metrics,
                 loop=loop,
             )
