@@ -120,6 +120,12 @@ class EngineSettings:
     max_waiting_tokens: int = setting(
         500_000, "Limits", "Most tokens that may wait for one model; more are refused at once.", minimum=1
     )
+    caller_tokens_per_s: float = setting(
+        0.0,
+        "Limits",
+        "Tokens of one caller in a second; a generation counts all that it may have. 0 sets no limit.",
+        metavar="N",
+    )
     max_context_tokens: int = setting(16_384, "Limits", "Most tokens in one request's context.", minimum=1)
     max_sentences: int = setting(1024, "Limits", "Most sentences in one request.", minimum=1)
     max_top_k: int = setting(1000, "Limits", "Most candidates of one request.", minimum=1)
@@ -202,6 +208,15 @@ class Settings:
         metavar="FILE",
     )
     metrics_tls: bool = setting(False, "Security", "Whether --metrics speaks TLS too, with the same certificates.")
+    keys_file: Path | None = setting(  # noqa: RUF009
+        None,
+        "Security",
+        "API keys that callers have to show, as `hiddenstate keys` makes them. It is read again when it changes.",
+        metavar="FILE",
+    )
+    reflection: Literal["on", "off"] = setting(
+        "on", "Security", "Whether the server tells anybody who asks which calls it has (gRPC server reflection)."
+    )
     log_format: Literal["plain", "json"] = setting("plain", "Logging", "How a log line is written.")
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "Logging", "The least severe lines to log."
@@ -210,6 +225,16 @@ class Settings:
     max_message_bytes: int = setting(4 * MIB, "Limits", "Largest message that is read.", minimum=KIB, is_bytes=True)
     max_concurrent_calls: int = setting(
         2048, "Limits", "Calls without a stream that are worked on at a time; more are refused at once.", minimum=1
+    )
+    caller_calls_per_s: float = setting(
+        0.0,
+        "Limits",
+        "Calls, and requests of streams, of one caller in a second: of one API key, or else of one address. 0 sets no "
+        "limit.",
+        metavar="N",
+    )
+    caller_streams: int = setting(
+        0, "Limits", "Streams, generations included, that one caller may have open. 0 sets no limit."
     )
     max_stream_contexts: int = setting(4096, "Limits", "Most contexts that one stream may hold at a time.", minimum=1)
     max_stream_pending: int = setting(

@@ -6,6 +6,8 @@ ServingError                   has a `code`; its message tells the caller what t
 |- ModelLoadError              FAILED_PRECONDITION  the model cannot be loaded as it lies there
 |  '- ModelMemoryError         RESOURCE_EXHAUSTED   there is no room for it beside the others
 |- UnsupportedError            UNIMPLEMENTED        the protocol has it, this server does not
+|- UnauthenticatedError        UNAUTHENTICATED      the caller shows no API key, or one that is not known
+|- PermissionDeniedError       PERMISSION_DENIED    the API key is not good for this
 |- SequenceError               FAILED_PRECONDITION  the sequence is not held: begin it again
 |- OverloadedError             RESOURCE_EXHAUSTED   the queue is full; later may work
 |- ShuttingDownError           UNAVAILABLE          the server drains; another replica may answer
@@ -55,6 +57,18 @@ class UnsupportedError(ServingError):
     """The protocol knows what is asked for, this server does not have it."""
 
     code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class UnauthenticatedError(ServingError):
+    """The caller shows no API key, or one that is not known."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDeniedError(ServingError):
+    """The caller's API key is not good for what is asked."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
 
 
 class SequenceError(ServingError):

@@ -13,6 +13,7 @@ from hiddenstate_server.call_metrics import CallMetrics, MethodMetrics
 from hiddenstate_server.drain import RunningCalls
 from hiddenstate_server.errors import OverloadedError, ServingError
 from hiddenstate_server.logs import log_fields
+from hiddenstate_server.security.access import Access
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # not generic at run time
@@ -60,11 +61,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         metrics: CallMetrics,
         log_calls: Literal["none", "failed", "all"],
         max_calls: int,
+        access: Access | None = None,
     ) -> None:
         self._running = running
         self._metrics = metrics
         self._log_calls = log_calls
         self._max_calls = max_calls  # at a time, streams not counted
+        self._access = access
         self._calls = 0
         self._handlers: dict[str, Handler] = {}
 
@@ -96,9 +99,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             make, behavior = grpc.unary_unary_rpc_method_handler, handler.unary_unary
         # A stream reads in its own behavior, where errors are seen without help.
         deserialize = handler.request_deserializer if is_stream else _lenient(handler.request_deserializer)
-        guarded: Handler = make(
-            self._guarded(series, behavior if is_stream else self._capped(behavior)), deserialize, _serialize
-        )
+        if not is_stream:
+            behavior = self._capped(behavior)
+        if self._access is not None:
+            later = None if is_stream else deserialize
+            is_long = is_stream or handler.response_streaming
+            behavior = self._access.guard(method, behavior, is_long=is_long, deserialize=later)
+            deserialize = deserialize if is_stream else None
+        guarded: Handler = make(self._guarded(series, behavior), deserialize, _serialize)
         return guarded
 
     def _guarded(self, series: MethodMetrics, behavior: Behavior) -> Behavior:

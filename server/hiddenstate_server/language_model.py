@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hiddenstate_server.admission import Admission
 from hiddenstate_server.bundle import Bundle
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.context import Context, ContextReader, HeldContext, Start
@@ -20,6 +19,7 @@ from hiddenstate_server.prefix_cache import PrefixCache
 from hiddenstate_server.results import Candidate, FinishReason, GeneratedToken, Prediction, Score, TokenScore, Usage
 from hiddenstate_server.runner import LanguageModelRunner
 from hiddenstate_server.scheduler import Scheduler
+from hiddenstate_server.security.metering import admission_for
 from hiddenstate_server.sequence import Generating, Predicting, Scoring, Sequence
 from hiddenstate_server.state_token import UNSEALED, State, StateKeys, pack_state, token_bytes
 from hiddenstate_server.tokenizer import Tokenizer, WordIndex
@@ -101,7 +101,7 @@ class LanguageModel:
             step=Iteration(
                 runner, vocab_size=bundle.vocab_size, model=bundle.name, version=bundle.version, metrics=metrics
             ),
-            admission=Admission(
+            admission=admission_for(settings)(
                 max_waiting_tokens=settings.max_waiting_tokens, full_batch=runners * settings.max_batch
             ),
             runners=runners,

@@ -27,6 +27,7 @@ from hiddenstate_server.messages import (
 )
 from hiddenstate_server.predict_stream import PredictRequests
 from hiddenstate_server.repository import Repository
+from hiddenstate_server.security.metering import metered
 from hiddenstate_server.streams import Stream
 
 
@@ -62,7 +63,7 @@ class LanguageModelService(LanguageModelServiceServicer):
         )
         await Stream(
             context,
-            requests,
+            metered(requests),
             running=self._running,
             series=self._streamed,
             max_pending=self._settings.max_stream_pending,

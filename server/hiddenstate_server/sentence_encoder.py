@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hiddenstate_server.admission import Admission
 from hiddenstate_server.bundle import Bundle
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import InvalidRequestError
@@ -18,6 +17,7 @@ from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.results import Encoding, Usage
 from hiddenstate_server.runner import EncoderRunner
 from hiddenstate_server.scheduler import Scheduler
+from hiddenstate_server.security.metering import admission_for
 from hiddenstate_server.sentence import EncodeStep, Sentence
 from hiddenstate_server.tokenizer import Tokenizer
 from hiddenstate_server.wire import EncodingWriter
@@ -59,7 +59,7 @@ class SentenceEncoder:
             version=bundle.version,
             waiting=LengthQueue(max_batch=settings.max_batch, max_batch_tokens=settings.max_batch_tokens),
             step=EncodeStep(runner, model=bundle.name, version=bundle.version, metrics=metrics),
-            admission=Admission(
+            admission=admission_for(settings)(
                 max_waiting_tokens=settings.max_waiting_tokens, full_batch=runners * settings.max_batch
             ),
             runners=runners,

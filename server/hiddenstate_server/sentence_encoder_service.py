@@ -11,6 +11,7 @@ from hiddenstate_server.encode_stream import EncodeRequests
 from hiddenstate_server.interceptor import Context
 from hiddenstate_server.messages import read_deadline, read_is_bulk, read_truncate
 from hiddenstate_server.repository import Repository
+from hiddenstate_server.security.metering import metered
 from hiddenstate_server.streams import Stream
 
 
@@ -43,7 +44,7 @@ class SentenceEncoderService(SentenceEncoderServiceServicer):
     ) -> None:
         await Stream(
             context,
-            EncodeRequests(self._repository, deadline=read_deadline(context)),
+            metered(EncodeRequests(self._repository, deadline=read_deadline(context))),
             running=self._running,
             series=self._streamed,
             max_pending=self._settings.max_stream_pending,

@@ -32,6 +32,7 @@ from hiddenstate_server.model_service import ModelService
 from hiddenstate_server.repository import Repository
 from hiddenstate_server.repository.source import open_source
 from hiddenstate_server.repository.watching import watch
+from hiddenstate_server.security.access import Access
 from hiddenstate_server.security.certificates import CertificateFiles, Certificates, http_context, server_credentials
 from hiddenstate_server.security.files import WatchedFiles
 from hiddenstate_server.security.files import watch as watch_files
@@ -68,6 +69,7 @@ class Server:
         self._certificates: WatchedFiles[Certificates] | None = None
         self._shares_port = settings.workers > 1
         self._parts = ExitStack()  # what the calls need, closed after them, last to first
+        self._access = Access.of(settings)
         self._rpc = grpc.aio.server(
             interceptors=[
                 CallInterceptor(
@@ -75,6 +77,7 @@ class Server:
                     metrics=self.metrics.calls,
                     log_calls=settings.log_calls,
                     max_calls=settings.max_concurrent_calls,
+                    access=self._access,
                 )
             ],
             options=server_options(settings),
@@ -118,6 +121,7 @@ class Server:
 
     async def _start(self) -> None:
         self._read_certificates()
+        self._watch_keys()
         # Ports first: a port in use is told at once, not after the models have been loaded. But a worker that listened
         # before it serves would be given calls that others could answer.
         if not self._shares_port:
@@ -151,6 +155,11 @@ class Server:
         self._certificates = files.watched()
         watching = asyncio.create_task(watch_files(self._certificates))
         self._parts.callback(watching.cancel)
+
+    def _watch_keys(self) -> None:
+        if self._access is not None and self._access.keys is not None:
+            watching = asyncio.create_task(watch_files(self._access.keys, self._access.refresh))
+            self._parts.callback(watching.cancel)
 
     def _add_port(self) -> int:
         if self._certificates is None:
@@ -188,7 +197,8 @@ class Server:
         add_unsupported(self._rpc)
         self._health = await add_health(self._rpc, (*SERVICES, *repository.names()))
         repository.listen(ModelHealth(self._health))
-        reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._rpc)
+        if settings.reflection == "on":
+            reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._rpc)
 
 
 def server_options(settings: Settings) -> list[tuple[str, int]]:

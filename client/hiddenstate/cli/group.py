@@ -25,6 +25,7 @@ class ExtraCommand:
 
 _EXTRA_COMMANDS = {
     "serve": ExtraCommand("hiddenstate_server.cli", "server", "Serve models over gRPC."),
+    "keys": ExtraCommand("hiddenstate_server.security.keys_command", "server", "Make and revoke API keys."),
     "train": ExtraCommand("hiddenstate_exporter.cli", "exporter", "Train a model in PyTorch."),
     "export": ExtraCommand("hiddenstate_exporter.cli", "exporter", "Turn a trained checkpoint into a served model."),
     "import": ExtraCommand(

@@ -7,6 +7,7 @@ from hiddenstate_server.config import Settings
 from hiddenstate_server.drain import RunningCalls
 from hiddenstate_server.errors import InvalidRequestError, ServingError, UnsupportedError
 from hiddenstate_server.inference import open_inference_pb2 as messages
+from hiddenstate_server.inference.guarded import GuardedInferences, StreamedInferences
 from hiddenstate_server.inference.inferences import Inferences
 from hiddenstate_server.inference.metadata import model_metadata, server_metadata
 from hiddenstate_server.inference.model_config import model_config
@@ -18,6 +19,7 @@ from hiddenstate_server.inference.tensors import TensorModel
 from hiddenstate_server.interceptor import Context
 from hiddenstate_server.messages import read_deadline
 from hiddenstate_server.repository import Repository
+from hiddenstate_server.security.access import CALLER
 
 # What RepositoryModelUnload may say: no model depends on another, so it changes nothing.
 _UNLOAD_DEPENDENTS = "unload_dependents"
@@ -37,7 +39,7 @@ class InferenceService(GRPCInferenceServiceServicer):
     ) -> None:
         self._repository = repository
         self._models = models
-        self._inferences = Inferences(models)
+        self._inferences = Inferences(models) if settings.keys_file is None else GuardedInferences(models)
         self._settings = settings
         self._running = running
         self._streamed = metrics.of_request("ModelStreamInfer")
@@ -83,7 +85,7 @@ class InferenceService(GRPCInferenceServiceServicer):
     ) -> None:
         await InferStream(
             context,
-            self._inferences,
+            self._inferences if CALLER.get() is None else StreamedInferences(self._models),
             running=self._running,
             series=self._streamed,
             max_pending=self._settings.max_stream_pending,

@@ -1,0 +1,182 @@
+"""Who calls, whether they may, and how much of it. Belongs to the event loop."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+import grpc
+
+from hiddenstate_server.config import Settings
+from hiddenstate_server.errors import PermissionDeniedError, UnauthenticatedError
+from hiddenstate_server.security.files import WatchedFiles
+from hiddenstate_server.security.keys import SCOPES, Key, Keys, read_keys
+from hiddenstate_server.security.limits import Limits, Use, address_of
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Behavior = Callable[[Any, Context], Awaitable[Any]]
+ANY: Final = frozenset(SCOPES)
+
+_INFERENCE = "/inference.GRPCInferenceService/"
+_SCOPES: Final = {
+    f"{_INFERENCE}RepositoryModelLoad": frozenset({"manage"}),
+    f"{_INFERENCE}RepositoryModelUnload": frozenset({"manage"}),
+    # Which of the two depends on the model: see inference/guarded.py.
+    f"{_INFERENCE}ModelInfer": frozenset({"predict", "encode"}),
+    f"{_INFERENCE}ModelStreamInfer": frozenset({"predict", "encode"}),
+}
+_SERVICE_SCOPES: Final = {
+    "/hiddenstate.v1.LanguageModelService": frozenset({"predict"}),
+    "/hiddenstate.v1.SentenceEncoderService": frozenset({"encode"}),
+}
+# Addresses that are remembered, beside those that have streams open.
+_MAX_CALLERS = 10_000
+_HEADER = "authorization"
+
+
+class Caller:
+    """Who made a call."""
+
+    def __init__(self, name: str, key: Key | None, limits: Limits) -> None:
+        self.key = key
+        self.use = Use(name, limits)
+        self.revoked = False
+        self._open: set[asyncio.Task[Any]] = set()
+
+    def check_scope(self, needed: frozenset[str], what: str) -> None:
+        """Checks that the caller's key, if keys are asked for, has one of the scopes.
+
+        Raises:
+            PermissionDeniedError: it has none.
+        """
+        if self.key is not None and not self.key.scopes & needed:
+            raise PermissionDeniedError(
+                f"{what} needs the scope {_words(needed)}, "
+                f"and this API key ({self.key.name}) has {_words(self.key.scopes, ' and ')}"
+            )
+
+    def revoke(self) -> None:
+        """Ends the streams that are open."""
+        self.revoked = True
+        for task in self._open:
+            task.cancel()
+
+    async def stream(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Runs a call that may be long, until it ends or the key is revoked."""
+        self.use.check_stream()
+        with self._as_open() as task:
+            try:
+                return await call()
+            except asyncio.CancelledError:
+                if not self.revoked:
+                    raise
+                task.uncancel()
+                raise UnauthenticatedError("the API key of this stream was revoked or changed") from None
+
+    @contextmanager
+    def _as_open(self) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        self.use.streams += 1
+        try:
+            yield task
+        finally:
+            self._open.discard(task)
+            self.use.streams -= 1
+
+
+CALLER: ContextVar[Caller | None] = ContextVar("CALLER", default=None)
+"""Who made the call that runs; None where nobody is asked."""
+
+
+class Access:
+    """Lets callers in."""
+
+    def __init__(self, keys: WatchedFiles[Keys] | None, limits: Limits) -> None:
+        self.keys = keys
+        self._limits = limits
+        self._callers: OrderedDict[Key | str, Caller] = OrderedDict()
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Access | None":
+        """Returns what the settings ask for; None where everybody may everything.
+
+        Raises:
+            ConfigError: the file of keys cannot be used.
+        """
+        path = settings.keys_file
+        keys = None if path is None else WatchedFiles(lambda: read_keys(path), [path])
+        limits = Limits(settings.caller_calls_per_s, settings.engine.caller_tokens_per_s, settings.caller_streams)
+        return cls(keys, limits) if keys is not None or any(limits) else None
+
+    def guard(
+        self, method: str, behavior: Behavior, *, is_long: bool, deserialize: Callable[[bytes], Any] | None
+    ) -> Behavior:
+        """Returns a behavior that lets in who may call a method.
+
+        `deserialize` makes the request of its bytes, or returns why it cannot; None where the request is none. So
+        nothing is read of what comes from who may not call.
+        """
+        needed = _SCOPES.get(method) or _SERVICE_SCOPES.get(method.rpartition("/")[0], ANY)
+        name = method.rpartition("/")[2]
+
+        async def call(request: Any, context: Context) -> Any:
+            caller = self._caller(context)
+            caller.check_scope(needed, name)
+            CALLER.set(caller)  # of the call's own task
+            if deserialize is not None:
+                caller.use.begin_call()
+                request = deserialize(request)
+                if isinstance(request, Exception):
+                    raise request
+            return await (caller.stream(lambda: behavior(request, context)) if is_long else behavior(request, context))
+
+        return call
+
+    def refresh(self) -> None:
+        """Ends the streams of keys that are gone or changed."""
+        assert self.keys is not None
+        known = self.keys.value.by_name
+        for key, caller in list(self._callers.items()):
+            if isinstance(key, Key) and known.get(key.name) != key:
+                del self._callers[key]
+                caller.revoke()
+
+    def _caller(self, context: Context) -> Caller:
+        identity = address_of(context.peer()) if self.keys is None else self._key(context, self.keys.value)
+        caller = self._callers.get(identity)
+        if caller is None:
+            caller = self._callers[identity] = self._new(identity)
+        else:
+            self._callers.move_to_end(identity)
+        return caller
+
+    def _new(self, identity: Key | str) -> Caller:
+        if isinstance(identity, Key):  # as many as the file has
+            return Caller(f"the API key {identity.name}", identity, self._limits)
+        for _ in range(len(self._callers) - _MAX_CALLERS + 1):
+            name, oldest = self._callers.popitem(last=False)
+            if oldest.use.streams:
+                self._callers[name] = oldest
+        return Caller(f"a caller ({identity})", None, self._limits)
+
+    def _key(self, context: Context, keys: Keys) -> Key:
+        values = [value for name, value in context.invocation_metadata() or () if name == _HEADER]
+        if not values:
+            raise UnauthenticatedError(
+                "authorization: is missing; this server asks for an API key: api_key=, --api-key or "
+                "HIDDENSTATE_API_KEY, or the header `authorization: Bearer KEY`"
+            )
+        scheme, _, secret = str(values[0]).partition(" ")
+        if len(values) > 1 or scheme.lower() != "bearer":
+            raise UnauthenticatedError("authorization: is not one `Bearer KEY`")
+        if (key := keys.find(secret.strip())) is None:
+            raise UnauthenticatedError("authorization: this API key is not known here; it may have been revoked")
+        return key
+
+
+def _words(scopes: frozenset[str], between: str = " or ") -> str:
+    return between.join(scope for scope in SCOPES if scope in scopes)
