@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def calls(wire: Wire, metadata: Any) -> dict[str, list[Any]]:
 async def code_of(call: Any) -> grpc.StatusCode:
     """Returns how a call ends; one that streams is ended first."""
     if hasattr(call, "done_writing"):
-        await call.done_writing()
+        with suppress(Exception):  # gRPC's own, where the call has been refused already
+            await call.done_writing()
     code: grpc.StatusCode = await call.code()
     return code
 
