@@ -40,6 +40,10 @@ test: $(CAN_TEST) ## Run the tests.
 interop: $(CAN_TEST) ## Hold the server against tritonclient, perf_analyzer, grpcurl, k6 and a Node client.
 	@$(VENV)/bin/python tests/interop/run.py $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(CAN_TEST) ## Send a server 100,000 inputs that nobody should send, as every night does.
+	@$(VENV)/bin/python tests/fuzz/run.py $(ARGS)
+
 .PHONY: exporter
 exporter: $(CAN_TEST) ## Install what training and exporting need, PyTorch among it.
 

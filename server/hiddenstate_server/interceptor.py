@@ -81,8 +81,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if method in self._handlers:
             return self._handlers[method]
         handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(OUR_METHODS) or method in PROBES:  # None: no such method
-            return handler
+        if handler is None:  # no such method
+            return None
+        if not method.startswith(OUR_METHODS) or method in PROBES:
+            return handler if handler.unary_unary is None else self._handlers.setdefault(method, _forgiving(handler))
         return self._handlers.setdefault(method, self._guard(method, handler))
 
     def _guard(self, method: str, handler: Handler) -> Handler:
@@ -179,6 +181,20 @@ def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], An
             return error
 
     return deserialize_or_error
+
+
+def _forgiving(handler: Handler) -> Handler:
+    """Makes a handler that says so where a message cannot be read: gRPC would answer UNKNOWN and log a traceback."""
+    behavior: Any = handler.unary_unary
+
+    async def call(request: Any, context: Context) -> Any:
+        if isinstance(request, DecodeError):
+            await context.abort(*status_of(request))
+        return await behavior(request, context)
+
+    make: Any = grpc.unary_unary_rpc_method_handler
+    forgiving: Handler = make(call, _lenient(handler.request_deserializer), handler.response_serializer)
+    return forgiving
 
 
 def _cancel_code(context: Context) -> grpc.StatusCode:
