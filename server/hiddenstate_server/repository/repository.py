@@ -31,9 +31,6 @@ from hiddenstate_server.sentence_encoder import SentenceEncoder
 
 Listener = Callable[[str, bool], None]
 
-# What bundles hold. A union would do, were it a type to mypy.
-_BUNDLED: tuple[type[LanguageModel | SentenceEncoder], ...] = (LanguageModel, SentenceEncoder)
-
 # Models that are loaded at a time: each may hold its graphs in two variants until the faster one is known.
 _MOST_LOADS = 4
 
@@ -121,10 +118,6 @@ class Repository:
     def sentence_encoder(self, name: str = "", version: str = "") -> SentenceEncoder:
         """Returns a sentence encoder; see `language_model`."""
         return self._catalog.find(SentenceEncoder, name, version)
-
-    def bundled_model(self, name: str, version: str = "") -> LanguageModel | SentenceEncoder:
-        """Returns a model that a bundle tells all about; see `language_model`."""
-        return self._catalog.find(_BUNDLED, name, version)
 
     def ending(self, name: str) -> list[Served]:
         """Returns the versions of a model that were replaced and go on for the sequences that they hold."""
