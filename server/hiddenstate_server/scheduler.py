@@ -27,7 +27,7 @@ from hiddenstate_server.admission import Admission
 from hiddenstate_server.errors import DeadlineError, ModelFailedError, OverloadedError, ServingError, ShuttingDownError
 from hiddenstate_server.metrics import Metrics
 
-_NICE = 5
+_NICE = 3
 
 _log = logging.getLogger(__name__)
 
