@@ -325,6 +325,6 @@ class Scheduler(Generic[W]):
 
 
 def _give_way() -> None:
-    """Lets the event loop go before this thread where cores are few: requests that it is late with leave models idle."""
+    """Lets the event loop go before this thread where cores are few: requests that come late leave models idle."""
     if sys.platform == "linux":  # elsewhere it would concern all threads
         os.nice(_NICE)
