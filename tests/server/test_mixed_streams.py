@@ -214,7 +214,7 @@ async def nothing_is_left(wire: Wire, before: set[Any]) -> None:
     assert wire.server.repository.cache.bytes <= CACHE_BYTES
     await until(lambda: not tasks_of_ours() - before)
     gc.collect()
-    assert not [each for each in gc.get_objects() if isinstance(each, StreamContext)]
+    assert not [each for each in gc.get_objects() if type(each) is StreamContext]
 
 
 def tasks_of_ours() -> set[Any]:
