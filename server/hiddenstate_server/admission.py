@@ -80,8 +80,8 @@ class Admission:
     def check(self, deadline: float, now: float, *, is_bulk: bool, count: int = 1) -> None:
         """Refuses what would wait in vain, so that no more needs to be done for it.
 
-        A queue of no more than the batches that run next is not looked at: it is gone soon, and small batches would make
-        the model look slow.
+        A queue of no more than the batches that run next is not looked at: it is gone soon, and small batches would
+        make the model look slow.
 
         Raises:
             OverloadedError: so many tokens go first that the deadline would pass.
@@ -91,8 +91,8 @@ class Admission:
         ahead = self.wait_s(self.waiting_tokens if is_bulk else self._waiting_interactive)
         if ahead > _PATIENCE * (deadline - now) > 0:
             self._refuse(
-                f"the queue holds {self.waiting_tokens:,} tokens, about {ahead:.2g} s of work, and this request "
-                f"has {deadline - now:.2g} s: send it again later, or with a longer timeout",
+                f"the queue holds {self.waiting_tokens:,} tokens, about {_rounded(ahead)} s of work, and this "
+                f"request has {_rounded(deadline - now)} s: send it again later, or with a longer timeout",
                 ahead - _PATIENCE * (deadline - now),
                 count,
             )

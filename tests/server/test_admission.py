@@ -116,10 +116,17 @@ def test_what_could_not_be_answered_in_time_is_refused_with_the_time_when_it_cou
     admission = busy(tokens=1000, tokens_per_s=100.0)  # 10 s of work
     with pytest.raises(OverloadedError, match=r"about 10 s of work, and this request has 4 s: ") as refused:
         admission.admit([Waiting(5, deadline=4.0)], 0.0)
-    assert refused.value.retry_after_s == pytest.approx(6, rel=0.05)
+    assert refused.value.retry_after_s == pytest.approx(10 - 0.7 * 4, rel=0.05)  # it would be taken then
     assert (admission.waiting_tokens, admission.refused) == (1000, 1)
     admission.admit([Waiting(5, deadline=20.0)], 0.0)
     admission.admit([Waiting(5)], 0.0)
+
+
+def test_a_queue_that_is_gone_in_one_batch_is_not_looked_at() -> None:
+    admission = busy(tokens=20, tokens_per_s=1.0)  # 20 s of work in two works, which are a batch
+    admission.admit([Waiting(5, deadline=4.0)], 0.0)
+    with pytest.raises(OverloadedError, match="has 4 s"):
+        admission.admit([Waiting(5, deadline=4.0)], 0.0)
 
 
 def test_several_works_have_the_earliest_deadline_of_them() -> None:

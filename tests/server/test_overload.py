@@ -59,16 +59,17 @@ async def test_a_full_queue_tells_calls_and_streams_when_to_come_again(models_di
 
 
 async def test_who_would_wait_in_vain_is_told_when_it_would_not(models_dir: Path) -> None:
-    async with serving(models_dir, runners=1) as wire:
+    async with serving(models_dir, runners=1, max_batch=1) as wire:
         model = wire.server.repository.language_model()
         with held(model) as gate, seen_to_take(model, seconds_per_token=100.0):
-            running = wire.language_model.Predict(PredictRequest(text=TEXT))
-            await gate.reached()
+            running = [wire.language_model.Predict(PredictRequest(text=TEXT)) for _ in range(2)]
+            await both_run(wire, gate)
             called = await failure(wire.language_model.Predict(PredictRequest(text=TEXT), timeout=60))
         assert called.code() is EXHAUSTED
-        assert "about 600 s of work, and this request has 60 s" in (called.details() or "")
-        assert 530_000 < int(pushback_of(called) or 0) < 550_000
-        await running
+        assert "about 1,200 s of work, and this request has 60 s" in (called.details() or "")
+        assert 1_140_000 < int(pushback_of(called) or 0) < 1_200_000
+        for each in running:
+            await each
 
 
 async def test_what_will_never_fit_has_no_time_to_come_again(models_dir: Path) -> None:
