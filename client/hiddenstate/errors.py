@@ -162,4 +162,5 @@ def _unavailable(details: str, address: str) -> str:
 
 def _found(details: str) -> str:
     """Returns what TLS found wrong, from the words of gRPC."""
-    return details.rsplit("CERTIFICATE_VERIFY_FAILED", 1)[-1].strip(" :]") or "CERTIFICATE_VERIFY_FAILED"
+    found = details.rsplit("CERTIFICATE_VERIFY_FAILED", 1)[-1].strip(" :]").removesuffix(": OK")
+    return found or "CERTIFICATE_VERIFY_FAILED"
