@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from hiddenstate.client import Client
-from hiddenstate.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, check_address
+from hiddenstate.connection import DEFAULT_TIMEOUT_S
+from hiddenstate.endpoints import DEFAULT_ADDRESS, check_address
 
 
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -21,13 +22,13 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
     return click.option(
         "--server",
-        metavar="HOST:PORT",
+        metavar="HOST:PORT[,...]",
         envvar="HIDDENSTATE_SERVER",
         default=DEFAULT_ADDRESS,
         show_default=True,
         show_envvar=True,
-        callback=_address,
-        help="Address of the server.",
+        callback=_addresses,
+        help="Address of the server, or of several that do the same.",
     )(command)
 
 
@@ -37,7 +38,7 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
     @server_options
     @functools.wraps(command)
     def connected(*, server: str, timeout_s: float, **options: Any) -> None:
-        with Client(server, timeout_s=timeout_s) as client:
+        with _client(server, timeout_s) as client:
             command(client, **options)
 
     return connected
@@ -51,8 +52,15 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
-def _address(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+def _client(server: str, timeout_s: float) -> Client:
     try:
-        return check_address(value)
+        return Client(server.split(","), timeout_s=timeout_s)
+    except ValueError as error:  # names that cannot be found
+        raise click.BadParameter(str(error), param_hint="--server") from None
+
+
+def _addresses(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    try:
+        return ",".join(check_address(address) for address in value.split(","))
     except ValueError as error:
         raise click.BadParameter(str(error), ctx, parameter) from None

@@ -7,6 +7,7 @@ import grpc
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from hiddenstate.cli.connecting import server_options
+from hiddenstate.endpoints import check_address
 from hiddenstate.errors import call_error
 
 _METHOD = "/grpc.health.v1.Health/Check"
@@ -44,6 +45,10 @@ def health(server: str, timeout_s: float, service: str) -> None:
       hiddenstate health --service hiddenstate.v1.LanguageModelService
       hiddenstate health --service english-lm
     """
+    try:
+        check_address(server)  # one: of several, each has its own health
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--server") from None
     try:
         status = _check(server, timeout_s, service)
     except grpc.RpcError as error:
