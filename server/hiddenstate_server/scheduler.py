@@ -15,15 +15,19 @@ import dataclasses
 import functools
 import logging
 import math
+import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from hiddenstate_server.admission import Admission
-from hiddenstate_server.errors import DeadlineError, ModelFailedError, ServingError, ShuttingDownError
+from hiddenstate_server.errors import DeadlineError, ModelFailedError, OverloadedError, ServingError, ShuttingDownError
 from hiddenstate_server.metrics import Metrics
+
+_NICE = 5
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +46,7 @@ class Work:
     is_bulk: bool = False  # whether it goes behind what is interactive
     abandoned: bool = False  # set by the event loop when nobody waits for it any more
     over: bool = False  # set by the runner thread
+    dropped: bool = False  # over without an answer: it expired, failed, or nobody waited for it any more
     error: ServingError | None = None
     arrival: int = 0
     submitted_at: float = 0.0
@@ -130,7 +135,11 @@ class Scheduler(Generic[W]):
         if self._draining:
             raise ShuttingDownError("the server is shutting down; send the request to another replica")
         now = time.monotonic()
-        self._admission.admit(works, now)
+        try:
+            self._admission.admit(works, now)
+        except OverloadedError:
+            self._dropped(reason="overloaded", count=len(works))
+            raise
         self._idle.clear()
         for work in works:
             self._arrivals += 1
@@ -138,6 +147,18 @@ class Scheduler(Generic[W]):
         if not self._outbox:  # what is submitted in one turn of the loop may share a batch
             self._loop.call_soon(self._hand_over)
         self._outbox += works
+
+    def check(self, deadline: float, *, is_bulk: bool) -> None:
+        """Refuses at once what `submit` would refuse whatever its size, before it is made ready for that.
+
+        Raises:
+            OverloadedError: the deadline would pass while it waits.
+        """
+        try:
+            self._admission.check(deadline, time.monotonic(), is_bulk=is_bulk)
+        except OverloadedError:
+            self._dropped(reason="overloaded")
+            raise
 
     async def run(self, work: W) -> None:
         """Submits work and returns when it is over.
@@ -227,6 +248,7 @@ class Scheduler(Generic[W]):
             self._idle.set()
 
     def _run(self, number: int) -> None:
+        _give_way()
         while (batch := self._take(number)) is not None:
             live = self._wanted(batch)
             news = [work for work in batch if work.over] if len(live) < len(batch) else []
@@ -298,5 +320,11 @@ class Scheduler(Generic[W]):
 
     def _end(self, work: W, error: ServingError | None) -> None:
         work.error = error
-        work.over = True
+        work.over = work.dropped = True
         work.finished_at = time.monotonic()
+
+
+def _give_way() -> None:
+    """Lets the event loop go before this thread where cores are few: late replies and requests leave models idle too."""
+    if sys.platform == "linux":  # elsewhere it would concern all threads
+        os.nice(_NICE)

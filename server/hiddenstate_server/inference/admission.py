@@ -29,7 +29,7 @@ class Admission:
         if self._size + size > self._max_size:
             raise OverloadedError(
                 f"calls that wait for {self._model} have {self._size:,} KiB and may have {self._max_size:,}; this one "
-                f"has {size:,}: send it again later, or in smaller parts"
+                f"has {size:,} KiB: send it again later, or in smaller parts"
             )
         self._size += size
         self._calls += 1
