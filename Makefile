@@ -40,6 +40,14 @@ test: $(CAN_TEST) ## Run the tests.
 interop: $(CAN_TEST) ## Hold the server against tritonclient, perf_analyzer, grpcurl, k6 and a Node client.
 	@$(VENV)/bin/python tests/interop/run.py $(ARGS)
 
+.PHONY: chaos
+chaos: $(CAN_TEST) ## Kill servers in the middle of streams and calls, again and again.
+	@cd tests && ../$(VENV)/bin/python -m chaos.failover $(ARGS)
+
+.PHONY: soak
+soak: $(CAN_TEST) ## Load a server for half an hour with reloads, and draw what it holds.
+	@cd tests && ../$(VENV)/bin/python -m chaos.soak --plot ../soak.png $(ARGS)
+
 .PHONY: exporter
 exporter: $(CAN_TEST) ## Install what training and exporting need, PyTorch among it.
 

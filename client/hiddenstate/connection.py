@@ -108,6 +108,7 @@ def channel_options(
     """
     if not keepalive_s > 0:
         raise ValueError(f"keepalive_s: is {keepalive_s!r}; it must be above 0 seconds")
+    answer_ms = int(1000 * min(keepalive_s, _KEEPALIVE_TIMEOUT_S))
     are_several = endpoints is not None and endpoints.are_several
     config = _SERVICE_CONFIG | _BALANCED if are_several else _SERVICE_CONFIG
     authority = (("grpc.default_authority", endpoints.authority),) if endpoints and endpoints.authority else ()
@@ -119,7 +120,9 @@ def channel_options(
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 5000),
         ("grpc.keepalive_time_ms", int(1000 * min(keepalive_s, _ENDLESS_MS / 1000))),
-        ("grpc.keepalive_timeout_ms", int(1000 * min(keepalive_s, _KEEPALIVE_TIMEOUT_S))),
+        ("grpc.keepalive_timeout_ms", answer_ms),
+        # This one counts in gRPC core 1.85, and is a minute by default.
+        ("grpc.http2.ping_timeout_ms", answer_ms),
         ("grpc.http2.max_pings_without_data", 0),  # else they end after two
         *authority,
     )
