@@ -27,7 +27,7 @@ from hiddenstate_server.admission import Admission
 from hiddenstate_server.errors import DeadlineError, ModelFailedError, OverloadedError, ServingError, ShuttingDownError
 from hiddenstate_server.metrics import Metrics
 
-_NICE = 5
+_NICE = 3
 
 _log = logging.getLogger(__name__)
 
@@ -341,6 +341,6 @@ class Scheduler(Generic[W]):
 
 
 def _give_way() -> None:
-    """Lets the event loop go before this thread where cores are few: late replies and requests leave models idle too."""
+    """Lets the event loop go before this thread where cores are few: requests that come late leave models idle."""
     if sys.platform == "linux":  # elsewhere it would concern all threads
         os.nice(_NICE)
