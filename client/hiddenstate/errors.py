@@ -107,7 +107,7 @@ _BY_CODE: dict[grpc.StatusCode, type[HiddenstateError]] = {
 }
 # What gRPC says of a stream that ended without a word of its server's.
 _BROKEN = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
-_BROKEN_WHILE_WRITING = "Internal error from Core"  # grpc.aio's, with the code INTERNAL
+BROKEN_WHILE_WRITING = "Internal error from Core"  # grpc.aio's, with the code INTERNAL
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -124,7 +124,7 @@ def request_error(error: RequestError, address: str) -> HiddenstateError:
 
 def stream_error(error: grpc.RpcError, address: str) -> HiddenstateError:
     """Turns the error that ended a stream into one of this module's; a stream that just broke is UnavailableError."""
-    if error.code() in _BROKEN or error.details() == _BROKEN_WHILE_WRITING:
+    if error.code() in _BROKEN or error.details() == BROKEN_WHILE_WRITING:
         return UnavailableError(f"the server at {address} broke off the stream: {error.details() or 'no reason given'}")
     return call_error(error, address)
 

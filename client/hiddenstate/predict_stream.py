@@ -367,7 +367,7 @@ def _pause(retries: Retries, failure: StreamEndedError | HiddenstateError, clock
     """
     pause_s = retries.pause(failure, clock.left_s())
     if pause_s is None:  # a call of its own might carry it, but would not know the context
-        raise failure.error if isinstance(failure, StreamEndedError) else failure
+        return retries.back_off(failure.error if isinstance(failure, StreamEndedError) else failure, clock.left_s())
     return pause_s
 
 

@@ -60,6 +60,8 @@ class Retries:
             if failure.worked and not self._was_replayed:
                 self._was_replayed = True
                 return 0.0
+            if failure.is_unclear:  # perhaps the server has no such streams
+                return None
             failure = failure.error
         if isinstance(failure, MessageTooLargeError):  # for a stream; a call of its own may carry it
             return None

@@ -118,3 +118,9 @@ def test_what_a_closed_client_or_a_short_deadline_leaves_is_raised(error: Hidden
     retries = Retries((grpc.StatusCode.UNAVAILABLE,), RetryBudget())
     with pytest.raises(type(error)):
         retries.pause(StreamEndedError(error, worked=False), 0.0)
+
+
+def test_a_stream_that_broke_for_a_reason_that_was_lost_is_left_for_a_call_of_its_own() -> None:
+    retries = Retries((grpc.StatusCode.UNAVAILABLE,), RetryBudget())
+    lost = StreamEndedError(UnavailableError("broke off"), worked=False, is_unclear=True)
+    assert retries.pause(lost, 10.0) is None
