@@ -44,6 +44,14 @@ interop: $(CAN_TEST) ## Hold the server against tritonclient, perf_analyzer, grp
 fuzz: $(CAN_TEST) ## Send a server 100,000 inputs that nobody should send, as every night does.
 	@$(VENV)/bin/python tests/fuzz/run.py $(ARGS)
 
+.PHONY: chaos
+chaos: $(CAN_TEST) ## Kill servers in the middle of streams and calls, again and again.
+	@cd tests && ../$(VENV)/bin/python -m chaos.failover $(ARGS)
+
+.PHONY: soak
+soak: $(CAN_TEST) ## Load a server for half an hour with reloads, and draw what it holds.
+	@cd tests && ../$(VENV)/bin/python -m chaos.soak --plot ../soak.png $(ARGS)
+
 .PHONY: exporter
 exporter: $(CAN_TEST) ## Install what training and exporting need, PyTorch among it.
 

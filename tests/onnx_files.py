@@ -59,7 +59,28 @@ def sum_model(
     return folder
 
 
-def _port(name: str, datatype: str, shape: Sequence[object]) -> Any:
+def counting_model(folder: Path, *, name: str = "counting") -> Path:
+    """Writes a model that takes as many steps as the sum of its `x`, [batch, 1] of int64: as good as for ever."""
+    constants = [numpy_helper.from_array(np.array(True), "on"), numpy_helper.from_array(np.array([0, 1]), "axes")]
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["on_in"], ["on_out"]),
+            helper.make_node("Add", ["before", "one"], ["after"]),
+        ],
+        "step",
+        [_port("step", "INT64", []), _port("on_in", "BOOL", []), _port("before", "INT64", None)],
+        [_port("on_out", "BOOL", []), _port("after", "INT64", None)],
+        [numpy_helper.from_array(np.array(1), "one")],
+    )
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "axes"], ["steps"], keepdims=0),
+        helper.make_node("Loop", ["steps", "on", "x"], ["y"], body=body),
+    ]
+    shape = ["batch", 1]
+    return _write(folder, name, "1", nodes, [_port("x", "INT64", shape)], [_port("y", "INT64", shape)], constants)
+
+
+def _port(name: str, datatype: str, shape: Sequence[object] | None) -> Any:
     return helper.make_tensor_value_info(name, ELEMENTS[datatype], shape)
 
 

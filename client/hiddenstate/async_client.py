@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from hiddenstate.connection import (
-    DEFAULT_ADDRESS,
+    DEFAULT_KEEPALIVE_S,
     DEFAULT_MAX_MESSAGE_BYTES,
     DEFAULT_TIMEOUT_S,
     Connection,
@@ -18,6 +18,7 @@ from hiddenstate.connection import (
 )
 from hiddenstate.credentials import check_api_key, with_api_key
 from hiddenstate.encoding import at_least_one, encode_calls_async, stack
+from hiddenstate.endpoints import DEFAULT_ADDRESS
 from hiddenstate.generation import AsyncGeneration
 from hiddenstate.predict_stream import AsyncPredictStream
 from hiddenstate.replies import read_embeddings, read_model, read_prediction, read_score
@@ -31,6 +32,7 @@ from hiddenstate.requests import (
     score_request,
 )
 from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Priority, Score
+from hiddenstate.retries import patiently_async
 from hiddenstate.shared_streams import (
     AsyncSharedEncodings,
     AsyncSharedPredictions,
@@ -55,43 +57,51 @@ class AsyncClient:
     """Calls a hiddenstate server. Any number of tasks of one event loop may share one client.
 
     Every call may raise any HiddenstateError (see `hiddenstate.errors`); its `code` is the gRPC status. Calls that
-    found no server are tried again for about a second first: all of them can safely be made twice. Concurrent
-    predictions, and concurrent encodings, share the messages of one stream.
+    found no server are tried again for about a second first, and those that an overloaded server asks to come again
+    are: all of them can safely be made twice. Concurrent predictions, and concurrent encodings, share the messages of
+    one stream for each server.
     """
 
     def __init__(
         self,
-        address: str = DEFAULT_ADDRESS,
+        address: str | Sequence[str] = DEFAULT_ADDRESS,
         *,
         timeout_s: float | None = DEFAULT_TIMEOUT_S,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         credentials: grpc.ChannelCredentials | None = None,
         api_key: str | None = None,
+        keepalive_s: float = DEFAULT_KEEPALIVE_S,
     ) -> None:
         """Prepares the connection; it is made with the first call.
 
         Args:
             address: HOST:PORT of the server, or an address with a gRPC scheme, for example unix:/run/hiddenstate.sock.
+                A list of HOST:PORT, or a name with several addresses, is of servers that do the same: they take
+                turns, and where one fails the others go on.
             timeout_s: The most that a call may take, unless it has its own; None sets no limit.
             max_message_bytes: The largest request or reply.
             credentials: For a server that speaks TLS: `hiddenstate.tls_credentials()`. None speaks plain text.
+                The certificates of a list of servers must all have the name of the first.
             api_key: For a server that asks for keys. Without TLS, everybody on the way can read it.
+            keepalive_s: After so many seconds of silence while calls run, a ping finds out whether the server is there.
 
         Raises:
-            ValueError: the address is not one, or the key cannot be one.
+            ValueError: an address is not one, none of several names can be found, keepalive_s is not above 0, or the
+                key cannot be one.
         """
         self._connection = Connection(address, timeout_s, max_message_bytes)
-        self._options = channel_options(max_message_bytes)
+        self._options = channel_options(max_message_bytes, self._connection.endpoints, keepalive_s)
         self._credentials = credentials
         self._api_key = check_api_key(api_key)
 
     @cached_property
     def _channel(self) -> grpc.aio.Channel:
         # Made with the first call, since it belongs to the event loop that runs then: a client may be made outside.
+        target = self._connection.endpoints.target
         channel = (
-            grpc.aio.insecure_channel(self._connection.address, self._options)
+            grpc.aio.insecure_channel(target, self._options)
             if self._credentials is None
-            else grpc.aio.secure_channel(self._connection.address, self._credentials, self._options)
+            else grpc.aio.secure_channel(target, self._credentials, self._options)
         )
         keyed: grpc.aio.Channel = with_api_key(channel, self._api_key)
         return keyed
@@ -241,9 +251,12 @@ class AsyncClient:
         request = score_request(
             text, tokens=tokens, state=state, model=model, model_version=model_version, priority=priority
         )
-        with self._connection.calling():
-            response = await self._language_model.Score(request, timeout=self._connection.timeout(timeout_s))
-            return read_score(response)
+        response = await patiently_async(
+            self._connection,
+            lambda left_s: self._language_model.Score(request, timeout=left_s),
+            self._connection.timeout(timeout_s),
+        )
+        return read_score(response)
 
     async def encode(
         self,
@@ -318,16 +331,22 @@ class AsyncClient:
 
     async def models(self, *, timeout_s: float | None = None) -> tuple[ModelInfo, ...]:
         """Lists the models that are served, by name and version."""
-        with self._connection.calling():
-            response = await self._models.ListModels(ListModelsRequest(), timeout=self._connection.timeout(timeout_s))
-            return tuple(read_model(model) for model in response.models)
+        response = await patiently_async(
+            self._connection,
+            lambda left_s: self._models.ListModels(ListModelsRequest(), timeout=left_s),
+            self._connection.timeout(timeout_s),
+        )
+        return tuple(read_model(model) for model in response.models)
 
     async def model(self, name: str, version: str = "", *, timeout_s: float | None = None) -> ModelInfo:
         """Describes one model; an empty version takes the newest. Raises ModelNotFoundError if it is not served."""
         request = model_request(name, version)
-        with self._connection.calling():
-            response = await self._models.GetModel(request, timeout=self._connection.timeout(timeout_s))
-            return read_model(response.model)
+        response = await patiently_async(
+            self._connection,
+            lambda left_s: self._models.GetModel(request, timeout=left_s),
+            self._connection.timeout(timeout_s),
+        )
+        return read_model(response.model)
 
     async def close(self) -> None:
         """Closes the connection. Calls that still run fail with CallCancelledError."""

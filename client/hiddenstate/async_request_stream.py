@@ -53,7 +53,7 @@ class AsyncRequestStream(Generic[ItemT, MessageT, ResponseT]):
         self._connection = connection
         self._join = join
         self._loop = asyncio.get_running_loop()
-        self._closing = False
+        self._closing = self._retiring = False
         self._sent = self._answered = 0  # requests and replies, whether or not somebody waits
         self._ids = itertools.count(1)
         self._pending: dict[int, tuple[asyncio.Future[ResponseT], float]] = {}  # and their deadlines
@@ -125,11 +125,20 @@ class AsyncRequestStream(Generic[ItemT, MessageT, ResponseT]):
         self._reader.cancel()
         await asyncio.wait([self._reader])
 
+    def retire(self) -> None:
+        """Takes nothing more and ends when all is answered. Who asks nevertheless is told that the stream ended."""
+        self._retiring = self._closing = True
+        self._wake()
+
     def abandon(self) -> None:
         """Ends the stream and waits for nothing. Any thread may call it."""
         self._closing = True
         with suppress(RuntimeError):  # the event loop is closed
             self._loop.call_soon_threadsafe(self._reader.cancel)
+
+    @property
+    def _is_wanted_end(self) -> bool:
+        return self._closing and not self._retiring
 
     async def _messages(self) -> AsyncIterator[MessageT]:
         while self.ended is None:
@@ -159,19 +168,19 @@ class AsyncRequestStream(Generic[ItemT, MessageT, ResponseT]):
         except asyncio.CancelledError:
             self._closing = True
         finally:
-            self._end(ending(cause, self._connection, closing=self._closing, worked=self._answered > 0))
+            self._end(ending(cause, self._connection, closing=self._is_wanted_end, worked=self._answered > 0))
 
     def _answer(self, message: ReplyMessage[ResponseT]) -> None:
         replies = message.responses
         self._answered += len(replies)
+        self._connection.budget.earn(len(replies))
         pop = self._pending.pop
         for reply in replies:
             waiting = pop(reply.request_id, None)
             if waiting is None or waiting[0].done():
                 continue
             if reply.HasField("error"):
-                error = reply.error
-                waiting[0].set_exception(request_error(error.code, error.message, self._connection.address))
+                waiting[0].set_exception(request_error(reply.error, self._connection.address))
             else:
                 waiting[0].set_result(reply.response)
 

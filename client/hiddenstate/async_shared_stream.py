@@ -11,7 +11,8 @@ from hiddenstate.async_request_stream import AsyncRequestStream
 from hiddenstate.connection import Connection
 from hiddenstate.errors import HiddenstateError
 from hiddenstate.outbox import StreamedRequest
-from hiddenstate.retries import Retries
+from hiddenstate.retries import Retries, patiently_async
+from hiddenstate.rotation import Rotation
 from hiddenstate.streaming import StreamEndedError
 
 _CLOSE_TIMEOUT_S = 0.5
@@ -42,11 +43,10 @@ class AsyncSharedStream(Generic[RequestT, ItemT, ResponseT]):
             retried: The codes that another attempt may mend.
         """
         self._connection = connection
-        self._open_stream = open_stream
         self._wrap = wrap
         self._alone = alone
         self._retried = retried
-        self._stream: AsyncRequestStream[ItemT, Any, ResponseT] | None = None
+        self._rotation = Rotation(open_stream, connection.endpoints.streams)
         self._is_offered = True  # whether the server has such streams, as far as is known
 
     async def ask(self, request: RequestT, timeout_s: float | None) -> ResponseT:
@@ -69,19 +69,20 @@ class AsyncSharedStream(Generic[RequestT, ItemT, ResponseT]):
         return await self._ask_again(request, deadline, failure)
 
     async def close(self) -> None:
-        """Ends the stream. Who still waits gets CallCancelledError."""
-        if self._stream is not None:
-            await self._stream.close(_CLOSE_TIMEOUT_S if self._stream.is_quiet else 0.0)
+        """Ends the streams. Who still waits gets CallCancelledError."""
+        for stream in self._rotation.streams:
+            await stream.close(_CLOSE_TIMEOUT_S if stream.is_quiet else 0.0)
 
     def __del__(self) -> None:
-        # A client that nobody closed. The stream's own tasks hold the stream, but not this.
-        if (stream := getattr(self, "_stream", None)) is not None:
-            stream.abandon()
+        # A client that nobody closed. The streams' own tasks hold the streams, but not this.
+        if (rotation := getattr(self, "_rotation", None)) is not None:
+            for stream in rotation.streams:
+                stream.abandon()
 
     async def _ask_again(
         self, request: RequestT, deadline: float, failure: StreamEndedError | HiddenstateError
     ) -> ResponseT:
-        retries, clock = Retries(self._retried), asyncio.get_running_loop().time
+        retries, clock = Retries(self._retried, self._connection.budget), asyncio.get_running_loop().time
         while (pause_s := retries.pause(failure, deadline - clock())) is not None:
             await asyncio.sleep(pause_s)
             try:
@@ -93,13 +94,11 @@ class AsyncSharedStream(Generic[RequestT, ItemT, ResponseT]):
         return await self._ask_alone(request, _left(deadline, clock()))
 
     async def _ask_alone(self, request: RequestT, timeout_s: float | None) -> ResponseT:
-        with self._connection.calling():
-            return await self._alone(request, timeout_s)
+        return await patiently_async(self._connection, lambda left: self._alone(request, left), timeout_s)
 
     def _live(self) -> AsyncRequestStream[ItemT, Any, ResponseT]:
-        if self._stream is None or self._stream.ended is not None:
-            self._stream = self._open_stream()
-        return self._stream
+        place = self._rotation.turn()
+        return self._rotation.live(place) or self._rotation.renew(place)
 
 
 def _left(deadline: float, now: float) -> float | None:

@@ -1,27 +1,32 @@
-"""What both clients share: the server's address, the channel's options and the meaning of a failed call."""
+"""What both clients share: where the servers are, the channel's options and the meaning of a failed call."""
 
 import asyncio
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import grpc.aio
 
+from hiddenstate.budget import RetryBudget
+from hiddenstate.endpoints import Endpoints
 from hiddenstate.errors import CallCancelledError, call_error
 
-DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_S = 10.0
 _ENDLESS_S = 1e9  # 30 years
+_ENDLESS_MS = 2**31 - 1  # as gRPC has it
 # Of one message, either way. gRPC's own limit for replies, 4 MiB, is 2,700 vectors of 384 components.
 DEFAULT_MAX_MESSAGE_BYTES = 64 * 2**20
 
-_HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
-_GRPC_SCHEME = re.compile(r"(unix|unix-abstract|dns|ipv4|ipv6|vsock|xds|passthrough):.+")
+# A connection whose other end is gone without a word is found out by a ping after so long a silence, and closed where
+# that has no answer. The server allows a ping every 5 s.
+DEFAULT_KEEPALIVE_S = 20.0
+_KEEPALIVE_TIMEOUT_S = 10.0
 
 # gRPC makes a call again by itself where that is safe: every one of these computes the same answer again. Streams are
 # left out: gRPC core 1.85 was seen to hang, past any deadline, on a retried stream whose server had gone.
+# CANCELLED, where nobody here cancelled, says that more calls came to the server at once than it would look at.
 # What rides on a shared stream keeps to the same numbers (retries.py).
 RETRY_MOST_ATTEMPTS = 4
 RETRY_BACKOFF_S = 0.1
@@ -31,7 +36,9 @@ _RETRY = {
     "maxBackoff": "1s",
     "backoffMultiplier": 2,
 }
-_SERVICE_CONFIG = {
+_SERVICE_CONFIG: dict[str, Any] = {
+    # The same for calls of their own as budget.py is for those on streams.
+    "retryThrottling": {"maxTokens": 1000, "tokenRatio": 0.1},
     "methodConfig": [
         {
             "name": [
@@ -39,24 +46,31 @@ _SERVICE_CONFIG = {
                 {"service": "hiddenstate.v1.LanguageModelService", "method": "Score"},
                 {"service": "hiddenstate.v1.ModelService"},
             ],
-            "retryPolicy": {**_RETRY, "retryableStatusCodes": ["UNAVAILABLE"]},
+            "retryPolicy": {**_RETRY, "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]},
         },
         {
             # A full queue may have room a moment later: a bulk of sentences just waits, a single call should be told.
             "name": [{"service": "hiddenstate.v1.SentenceEncoderService", "method": "Encode"}],
-            "retryPolicy": {**_RETRY, "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"]},
+            "retryPolicy": {**_RETRY, "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED", "RESOURCE_EXHAUSTED"]},
         },
-    ]
+    ],
 }
+# Servers take turns, and one that says that it does not serve (since it drains) is given nothing more.
+_BALANCED = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
 
 
 class Connection:
     """Where calls go, how long they may take, and whether they still may be made."""
 
     def __init__(
-        self, address: str, timeout_s: float | None, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+        self,
+        address: str | Sequence[str],
+        timeout_s: float | None,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     ) -> None:
-        self.address = check_address(address)
+        self.endpoints = Endpoints.of(address)
+        self.address = self.endpoints.text
+        self.budget = RetryBudget()
         self.closed = False
         # gRPC takes a negative limit for none.
         self.max_message_bytes = max_message_bytes if max_message_bytes >= 0 else 2**31 - 1
@@ -84,30 +98,33 @@ class Connection:
             raise CallCancelledError("the client was closed") from error
 
 
-def check_address(address: str) -> str:
-    """Returns an address that gRPC can use as it was given: HOST:PORT, or one with a gRPC scheme such as unix:PATH.
+def channel_options(
+    max_message_bytes: int, endpoints: Endpoints | None = None, keepalive_s: float = DEFAULT_KEEPALIVE_S
+) -> tuple[tuple[str, str | int], ...]:
+    """Returns the options of a channel to a hiddenstate server, or to several.
 
     Raises:
-        ValueError: the address has no port, a port over 65535 or an http:// before it. gRPC would take port 443 for
-            the first and another port than the one given for the second.
+        ValueError: keepalive_s is not above 0.
     """
-    if _GRPC_SCHEME.fullmatch(address):
-        return address
-    match = _HOST_PORT.fullmatch(address)
-    if match is None or not 0 < int(match["port"]) < 2**16:
-        raise ValueError(f"address {address!r} is not HOST:PORT, for example {DEFAULT_ADDRESS}")
-    return address
-
-
-def channel_options(max_message_bytes: int) -> tuple[tuple[str, str | int], ...]:
-    """Returns the options of a channel to a hiddenstate server."""
+    if not keepalive_s > 0:
+        raise ValueError(f"keepalive_s: is {keepalive_s!r}; it must be above 0 seconds")
+    answer_ms = int(1000 * min(keepalive_s, _KEEPALIVE_TIMEOUT_S))
+    are_several = endpoints is not None and endpoints.are_several
+    config = _SERVICE_CONFIG | _BALANCED if are_several else _SERVICE_CONFIG
+    authority = (("grpc.default_authority", endpoints.authority),) if endpoints and endpoints.authority else ()
     return (
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+        ("grpc.service_config", json.dumps(config)),
         # A server that was started again is found at once, not after gRPC's first wait of a second.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 5000),
+        ("grpc.keepalive_time_ms", int(1000 * min(keepalive_s, _ENDLESS_MS / 1000))),
+        ("grpc.keepalive_timeout_ms", answer_ms),
+        # This one counts in gRPC core 1.85, and is a minute by default.
+        ("grpc.http2.ping_timeout_ms", answer_ms),
+        ("grpc.http2.max_pings_without_data", 0),  # else they end after two
+        *authority,
     )
 
 

@@ -15,9 +15,11 @@ HiddenstateError              a call failed; `code` is its grpc.StatusCode (this
 '- InvalidReplyError          DATA_LOSS            the reply contradicts itself; client and server may not match
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import grpc
+
+from hiddenstate.v1.usage_pb2 import RequestError
 
 
 class HiddenstateError(Exception):
@@ -25,9 +27,12 @@ class HiddenstateError(Exception):
 
     default_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
 
-    def __init__(self, message: str, *, code: grpc.StatusCode | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: grpc.StatusCode | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code or self.default_code
+        self.retry_after_s = retry_after_s  # when the server may take the same call, where it says so
 
 
 class InvalidRequestError(HiddenstateError):
@@ -116,27 +121,33 @@ _BY_CODE: dict[grpc.StatusCode, type[HiddenstateError]] = {
         ModelFailedError,
     )
 }
+# What gRPC says of a stream that ended without a word of its server's.
+_BROKEN = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
+BROKEN_WHILE_WRITING = "Internal error from Core"  # grpc.aio's, with the code INTERNAL
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def call_error(error: grpc.RpcError, address: str) -> HiddenstateError:
     """Turns the error of a failed call to `address` into one of this module's."""
-    return status_error(error.code(), error.details() or "", address)
+    return status_error(error.code(), error.details() or "", address, _pushback_s(error))
 
 
-def request_error(code: int, message: str, address: str) -> HiddenstateError:
-    """Turns the RequestError of one request of a stream into one of this module's."""
-    return status_error(_CODES.get(code, grpc.StatusCode.UNKNOWN), message, address)
+def request_error(error: RequestError, address: str) -> HiddenstateError:
+    """Turns what became of one request of a stream into one of this module's."""
+    code = _CODES.get(error.code, grpc.StatusCode.UNKNOWN)
+    return status_error(code, error.message, address, error.retry_after_ms / 1000 or None)
 
 
 def stream_error(error: grpc.RpcError, address: str) -> HiddenstateError:
     """Turns the error that ended a stream into one of this module's; a stream that just broke is UnavailableError."""
-    if error.code() in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN):
+    if error.code() in _BROKEN or error.details() == BROKEN_WHILE_WRITING:
         return UnavailableError(f"the server at {address} broke off the stream: {error.details() or 'no reason given'}")
     return call_error(error, address)
 
 
-def status_error(code: grpc.StatusCode, details: str, address: str) -> HiddenstateError:
+def status_error(
+    code: grpc.StatusCode, details: str, address: str, retry_after_s: float | None = None
+) -> HiddenstateError:
     """Makes the error for a status that came from (or for want of) the server at `address`."""
     if code is grpc.StatusCode.UNAVAILABLE:
         return UnavailableError(_unavailable(details, address))
@@ -148,7 +159,16 @@ def status_error(code: grpc.StatusCode, details: str, address: str) -> Hiddensta
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in details:
         return MessageTooLargeError(f"{details}; send less at once, or raise max_message_bytes")
     kind = _BY_CODE.get(code, HiddenstateError)
-    return kind(details or f"{address} answered {code.name} without a reason", code=code)
+    return kind(details or f"{address} answered {code.name} without a reason", code=code, retry_after_s=retry_after_s)
+
+
+def _pushback_s(error: grpc.RpcError) -> float | None:
+    """Returns the seconds that a server wants to be left alone for; None where it says nothing, or never to return."""
+    metadata: Any = error.trailing_metadata()  # None, or pairs, which the stubs do not say
+    for key, value in metadata or ():
+        if key == "grpc-retry-pushback-ms" and str(value).isdecimal():
+            return int(value) / 1000
+    return None
 
 
 def _unavailable(details: str, address: str) -> str:

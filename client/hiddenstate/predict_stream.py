@@ -1,30 +1,43 @@
-"""Predictions over one stream, whose contexts keep their state: each call sends only what is new."""
+"""Predictions over one stream, whose contexts keep their state: each call sends only what is new.
+
+Where the stream breaks, another is opened, to another server if there are several, and each context that goes on first
+sends there what it had consumed (`history.py`).
+"""
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+import threading
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import grpc
+
 from hiddenstate.async_request_stream import AsyncRequestStream
 from hiddenstate.connection import Connection
-from hiddenstate.errors import DeadlineError, InvalidRequestError
+from hiddenstate.errors import DeadlineError, HiddenstateError, InvalidRequestError
+from hiddenstate.history import History
 from hiddenstate.replies import read_prediction
 from hiddenstate.request_stream import RequestStream, StreamCall
 from hiddenstate.requests import predict_request, streamed_request
 from hiddenstate.results import Prediction, Priority
+from hiddenstate.retries import Clock, Retries
 from hiddenstate.shared_streams import join_predictions
 from hiddenstate.streaming import StreamEndedError
 from hiddenstate.v1.language_model_pb2 import (
+    PredictRequest,
     PredictResponse,
     PredictStreamRequest,
     PredictStreamResponse,
     StreamedPredictRequest,
 )
+from hiddenstate.waiter import Waiter
 
 if TYPE_CHECKING:
-    import grpc
     import grpc.aio
+
+_RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE})
 
 _Requests = RequestStream[StreamedPredictRequest, PredictStreamRequest, PredictResponse]
 _AsyncRequests = AsyncRequestStream[StreamedPredictRequest, PredictStreamRequest, PredictResponse]
@@ -41,17 +54,33 @@ class PredictStream:
         def start(messages: Iterator[PredictStreamRequest]) -> StreamCall[PredictResponse]:
             return method(messages)
 
-        self._timeout = connection.timeout
-        self._requests: _Requests = RequestStream(connection, start, join_predictions, connection.max_message_bytes)
-        self._context_ids = itertools.count(1)
+        self.connection = connection
+        self.context_ids = itertools.count(1)
+        self._start = start
+        self._opening = threading.Lock()
+        self._closed = False
+        self._requests = self._open()
 
     def context(self, *, model: str = "", model_version: str = "", priority: Priority | None = None) -> "Context":
         """Begins a context; the server remembers what its predictions append for as long as the stream lives."""
-        return Context(self._requests, self._timeout, next(self._context_ids), model, model_version, priority)
+        return Context(self, model, model_version, priority)
+
+    def live(self) -> _Requests:
+        """Returns what carries the requests now: another one where the last broke."""
+        if self._requests.ended is not None:
+            with self._opening:
+                if self._requests.ended is not None and not self._closed:
+                    self._requests = self._open()
+        return self._requests
 
     def close(self) -> None:
         """Ends the stream, and with it its contexts."""
+        with self._opening:
+            self._closed = True
         self._requests.close()
+
+    def _open(self) -> _Requests:
+        return RequestStream(self.connection, self._start, join_predictions, self.connection.max_message_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -65,18 +94,13 @@ class PredictStream:
 class Context:
     """A text that grows; the server holds the model's state after it."""
 
-    def __init__(
-        self,
-        requests: _Requests,
-        timeout: Callable[[float | None], float | None],
-        context_id: int,
-        model: str,
-        model_version: str,
-        priority: Priority | None,
-    ) -> None:
-        self._requests = requests
-        self._timeout = timeout
-        self._id = context_id
+    def __init__(self, stream: PredictStream, model: str, model_version: str, priority: Priority | None) -> None:
+        self._stream = stream
+        self._connection = stream.connection
+        self._requests: _Requests | None = None  # where the server knows this context
+        self._id = 0  # there
+        self._history = History()
+        self._sending = threading.Lock()
         self._model = model
         self._model_version = model_version
         self._priority = priority
@@ -100,7 +124,8 @@ class Context:
         Raises:
             DeadlineError: no reply within `timeout_s`. Nobody can tell whether the text was appended, so the context
                 is closed: begin another.
-            UnavailableError: the stream broke; its contexts are lost.
+            UnavailableError: the server is gone, and no other was found to go on with what this context has consumed.
+            ModelNotFoundError: the same, and the other does not have the model's version.
             HiddenstateError: the server refused the request; the context is as it was before.
         """
         _check_open(closed=self._closed)
@@ -115,19 +140,61 @@ class Context:
             model_version=self._model_version,
             priority=self._priority,
         )
+        request.return_state = return_state or self._history.wants_state
         try:
-            return read_prediction(self._requests.ask(streamed_request(self._id, request), self._timeout(timeout_s)))
-        except StreamEndedError as ended:
-            raise ended.error from None
+            response = self._ask(request, self._connection.timeout(timeout_s))
         except (DeadlineError, KeyboardInterrupt):
             self.close()
             raise
+        self._history.add(request, response)
+        return _read(response, return_state=return_state)
 
     def close(self) -> None:
         """Lets the server forget the context."""
         if not self._closed:
             self._closed = True
-            self._requests.tell(streamed_request(self._id, None, close_context=True))
+            self._forget()
+
+    def _ask(self, request: PredictRequest, timeout_s: float | None) -> PredictResponse:
+        clock = Clock(timeout_s)
+        retries: Retries | None = None
+        while True:
+            try:
+                return self._attempt(request, clock)
+            except (StreamEndedError, HiddenstateError) as error:
+                failure = error
+            retries = retries or Retries(_RETRIED, self._connection.budget)
+            time.sleep(_pause(retries, failure, clock))
+
+    def _attempt(self, request: PredictRequest, clock: Clock) -> PredictResponse:
+        requests = self._stream.live()
+        sent = self._send(requests, request, clock)
+        try:
+            for request_id, waiter in sent:
+                response = requests.wait(request_id, waiter, clock.left())
+        except HiddenstateError:
+            if len(sent) > 1:  # nobody knows how much of what came before has been taken
+                self._forget()
+            raise
+        return response
+
+    def _send(
+        self, requests: _Requests, request: PredictRequest, clock: Clock
+    ) -> list[tuple[int, Waiter[PredictResponse]]]:
+        """Sends a request, after all that came before if the server does not know this context."""
+        with self._sending:
+            wanted = [request]
+            if self._requests is not requests:
+                self._requests, self._id = requests, next(self._stream.context_ids)
+                wanted = self._history.before(request)
+            items = [streamed_request(self._id, each) for each in wanted]
+            waiters = [requests.send(item, clock.left()) for item in items]
+        return [(item.request_id, waiter) for item, waiter in zip(items, waiters, strict=True)]
+
+    def _forget(self) -> None:
+        requests, self._requests = self._requests, None
+        if requests is not None:
+            requests.tell(streamed_request(self._id, None, close_context=True))
 
     def __enter__(self) -> Self:
         return self
@@ -149,19 +216,29 @@ class AsyncPredictStream:
         def start(messages: AsyncIterator[PredictStreamRequest]) -> "AsyncIterator[PredictStreamResponse]":
             return aiter(method(messages))
 
-        self._timeout = connection.timeout
-        self._requests: _AsyncRequests = AsyncRequestStream(
-            connection, start, join_predictions, connection.max_message_bytes
-        )
-        self._context_ids = itertools.count(1)
+        self.connection = connection
+        self.context_ids = itertools.count(1)
+        self._start = start
+        self._closed = False
+        self._requests = self._open()
 
     def context(self, *, model: str = "", model_version: str = "", priority: Priority | None = None) -> "AsyncContext":
         """Begins a context; the server remembers what its predictions append for as long as the stream lives."""
-        return AsyncContext(self._requests, self._timeout, next(self._context_ids), model, model_version, priority)
+        return AsyncContext(self, model, model_version, priority)
+
+    def live(self) -> _AsyncRequests:
+        """Returns what carries the requests now: another one where the last broke."""
+        if self._requests.ended is not None and not self._closed:
+            self._requests = self._open()
+        return self._requests
 
     async def close(self) -> None:
         """Ends the stream, and with it its contexts."""
+        self._closed = True
         await self._requests.close()
+
+    def _open(self) -> _AsyncRequests:
+        return AsyncRequestStream(self.connection, self._start, join_predictions, self.connection.max_message_bytes)
 
     async def __aenter__(self) -> Self:
         return self
@@ -175,18 +252,12 @@ class AsyncPredictStream:
 class AsyncContext:
     """A text that grows; the server holds the model's state after it."""
 
-    def __init__(
-        self,
-        requests: _AsyncRequests,
-        timeout: Callable[[float | None], float | None],
-        context_id: int,
-        model: str,
-        model_version: str,
-        priority: Priority | None,
-    ) -> None:
-        self._requests = requests
-        self._timeout = timeout
-        self._id = context_id
+    def __init__(self, stream: AsyncPredictStream, model: str, model_version: str, priority: Priority | None) -> None:
+        self._stream = stream
+        self._connection = stream.connection
+        self._requests: _AsyncRequests | None = None  # where the server knows this context
+        self._id = 0  # there
+        self._history = History()
         self._model = model
         self._model_version = model_version
         self._priority = priority
@@ -210,7 +281,8 @@ class AsyncContext:
         Raises:
             DeadlineError: no reply within `timeout_s`. Nobody can tell whether the text was appended, so the context
                 is closed: begin another. The same holds where the task is cancelled while it waits.
-            UnavailableError: the stream broke; its contexts are lost.
+            UnavailableError: the server is gone, and no other was found to go on with what this context has consumed.
+            ModelNotFoundError: the same, and the other does not have the model's version.
             HiddenstateError: the server refused the request; the context is as it was before.
         """
         _check_open(closed=self._closed)
@@ -225,20 +297,53 @@ class AsyncContext:
             model_version=self._model_version,
             priority=self._priority,
         )
+        request.return_state = return_state or self._history.wants_state
         try:
-            item = streamed_request(self._id, request)
-            return read_prediction(await self._requests.ask(item, self._timeout(timeout_s)))
-        except StreamEndedError as ended:
-            raise ended.error from None
+            response = await self._ask(request, self._connection.timeout(timeout_s))
         except (DeadlineError, asyncio.CancelledError):
             await self.close()
             raise
+        self._history.add(request, response)
+        return _read(response, return_state=return_state)
 
     async def close(self) -> None:
         """Lets the server forget the context."""
         if not self._closed:
             self._closed = True
-            self._requests.tell(streamed_request(self._id, None, close_context=True))
+            self._forget()
+
+    async def _ask(self, request: PredictRequest, timeout_s: float | None) -> PredictResponse:
+        clock = Clock(timeout_s)
+        retries: Retries | None = None
+        while True:
+            try:
+                return await self._attempt(request, clock)
+            except (StreamEndedError, HiddenstateError) as error:
+                failure = error
+            retries = retries or Retries(_RETRIED, self._connection.budget)
+            await asyncio.sleep(_pause(retries, failure, clock))
+
+    async def _attempt(self, request: PredictRequest, clock: Clock) -> PredictResponse:
+        requests = self._stream.live()
+        if self._requests is requests:
+            return await requests.ask(streamed_request(self._id, request), clock.left())
+        self._requests, self._id = requests, next(self._stream.context_ids)
+        items = [streamed_request(self._id, each) for each in self._history.before(request)]
+        left_s = clock.left()
+        # All that came before goes out with the request: the server takes one after the other.
+        slots = [requests.send(item, left_s, requests.deadline(left_s)) for item in items]
+        try:
+            return (await asyncio.gather(*slots))[-1]
+        except BaseException:
+            for item in items:
+                requests.forget(item)
+            self._forget()  # nobody knows how much of what came before has been taken
+            raise
+
+    def _forget(self) -> None:
+        requests, self._requests = self._requests, None
+        if requests is not None:
+            requests.tell(streamed_request(self._id, None, close_context=True))
 
     async def __aenter__(self) -> Self:
         return self
@@ -252,3 +357,21 @@ class AsyncContext:
 def _check_open(*, closed: bool) -> None:
     if closed:
         raise InvalidRequestError("this context is closed; begin another with stream.context()")
+
+
+def _pause(retries: Retries, failure: StreamEndedError | HiddenstateError, clock: Clock) -> float:
+    """Returns the seconds until a request is sent again.
+
+    Raises:
+        HiddenstateError: it is not.
+    """
+    pause_s = retries.pause(failure, clock.left_s())
+    if pause_s is None:  # a call of its own might carry it, but would not know the context
+        return retries.back_off(failure.error if isinstance(failure, StreamEndedError) else failure, clock.left_s())
+    return pause_s
+
+
+def _read(response: PredictResponse, *, return_state: bool) -> Prediction:
+    if not return_state:  # it was the history that wanted it
+        response.ClearField("state")
+    return read_prediction(response)

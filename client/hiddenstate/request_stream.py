@@ -55,7 +55,7 @@ class RequestStream(Generic[ItemT, MessageT, ResponseT]):
         self.ended: StreamEndedError | None = None
         self._connection = connection
         self._join = join
-        self._closing = False
+        self._closing = self._retiring = False
         self._sent = self._answered = 0  # requests and replies, whether or not somebody waits
         self._ids = itertools.count(1)
         self._pending: dict[int, Waiter[ResponseT]] = {}
@@ -122,10 +122,19 @@ class RequestStream(Generic[ItemT, MessageT, ResponseT]):
         self._reader.join(timeout_s)
         self._call.cancel()
 
+    def retire(self) -> None:
+        """Takes nothing more and ends when all is answered. Who asks nevertheless is told that the stream ended."""
+        self._retiring = self._closing = True
+        self._news.put(None)
+
     def abandon(self) -> None:
         """Ends the stream and waits for nothing."""
         self._closing = True
         self._call.cancel()
+
+    @property
+    def _is_wanted_end(self) -> bool:
+        return self._closing and not self._retiring
 
     def _messages(self) -> Iterator[MessageT]:
         while self.ended is None:
@@ -165,20 +174,22 @@ class RequestStream(Generic[ItemT, MessageT, ResponseT]):
         except grpc.RpcError as error:
             cause = error
         finally:
-            self.ended = ending(cause, self._connection, closing=self._closing, worked=self._answered > 0)
+            self.ended = ending(
+                cause, self._connection, closing=self._closing and not self._retiring, worked=self._answered > 0
+            )
             self._fail_all(self.ended)
             self._news.put(None)  # lets go of gRPC's thread
 
     def _answer(self, message: ReplyMessage[ResponseT]) -> None:
         replies = message.responses
         self._answered += len(replies)
+        self._connection.budget.earn(len(replies))
         for reply in replies:
             waiter = self._pending.pop(reply.request_id, None)
             if waiter is None:
                 continue
             if reply.HasField("error"):
-                error = reply.error
-                waiter.set_exception(request_error(error.code, error.message, self._connection.address))
+                waiter.set_exception(request_error(reply.error, self._connection.address))
             else:
                 waiter.set_result(reply.response)
 

@@ -13,6 +13,7 @@ from hiddenstate.errors import HiddenstateError
 from hiddenstate.outbox import StreamedRequest
 from hiddenstate.request_stream import RequestStream
 from hiddenstate.retries import Retries
+from hiddenstate.rotation import Rotation
 from hiddenstate.streaming import ResponseT_co, StreamEndedError
 
 _CLOSE_TIMEOUT_S = 0.5
@@ -54,9 +55,8 @@ class SharedStream(Generic[RequestT, ItemT, ResponseT]):
         self.alone = alone
         self.retried = retried
         self.is_offered = True  # whether the server has such streams, as far as is known
-        self._open_stream = open_stream
         self._opening = threading.Lock()
-        self._stream: RequestStream[ItemT, Any, ResponseT] | None = None
+        self._rotation = Rotation(open_stream, connection.endpoints.streams)
 
     def ask(self, request: RequestT, timeout_s: float | None) -> ResponseT:
         """Sends a request and waits for its reply.
@@ -75,24 +75,23 @@ class SharedStream(Generic[RequestT, ItemT, ResponseT]):
         return SharedCall(self, request, timeout_s)
 
     def live(self) -> RequestStream[ItemT, Any, ResponseT]:
-        """Returns the stream, open."""
-        stream = self._stream
-        if stream is not None and stream.ended is None:
+        """Returns the stream whose turn it is, open."""
+        place = self._rotation.turn()
+        if (stream := self._rotation.live(place)) is not None:
             return stream
         with self._opening:
-            if self._stream is None or self._stream.ended is not None:
-                self._stream = self._open_stream()
-            return self._stream
+            return self._rotation.renew(place)
 
     def close(self) -> None:
-        """Ends the stream. Who still waits gets CallCancelledError."""
-        if self._stream is not None:
-            self._stream.close(_CLOSE_TIMEOUT_S if self._stream.is_quiet else 0.0)
+        """Ends the streams. Who still waits gets CallCancelledError."""
+        for stream in self._rotation.streams:
+            stream.close(_CLOSE_TIMEOUT_S if stream.is_quiet else 0.0)
 
     def __del__(self) -> None:
-        # A client that nobody closed. The stream's own threads hold the stream, but not this.
-        if (stream := getattr(self, "_stream", None)) is not None:
-            stream.abandon()
+        # A client that nobody closed. The streams' own threads hold the streams, but not this.
+        if (rotation := getattr(self, "_rotation", None)) is not None:
+            for stream in rotation.streams:
+                stream.abandon()
 
 
 class SharedCall(Generic[RequestT, ItemT, ResponseT]):
@@ -118,14 +117,15 @@ class SharedCall(Generic[RequestT, ItemT, ResponseT]):
         Raises:
             HiddenstateError: as a call of its own would.
         """
-        while self._alone is None:
+        while True:
             try:
-                return self._stream.wait(self._item.request_id, self._waiter, self._timeout_s)
+                if self._alone is None:
+                    return self._stream.wait(self._item.request_id, self._waiter, self._timeout_s)
+                with self._shared.connection.calling():
+                    return self._alone.result()
             except (StreamEndedError, HiddenstateError) as error:
                 failure = error
             self._follow(failure)
-        with self._shared.connection.calling():
-            return self._alone.result()
 
     def cancel(self) -> None:
         """Gives up waiting."""
@@ -140,16 +140,23 @@ class SharedCall(Generic[RequestT, ItemT, ResponseT]):
         self._waiter = self._stream.send(self._item, self._timeout_s)
 
     def _call_alone(self) -> None:
+        if self._alone is None:
+            self._retries = Retries((), self._shared.connection.budget)  # gRPC retries such calls by itself
         with self._shared.connection.calling():
             self._alone = self._shared.alone(self._request, self._timeout_s)
 
     def _follow(self, failure: StreamEndedError | HiddenstateError) -> None:
-        self._retries = self._retries or Retries(self._shared.retried)
-        pause_s = self._retries.pause(failure, self._deadline - time.monotonic())
+        retries = self._retries = self._retries or Retries(self._shared.retried, self._shared.connection.budget)
+        left_s = self._deadline - time.monotonic()
+        if self._alone is None:
+            pause_s = retries.pause(failure, left_s)
+        else:
+            assert isinstance(failure, HiddenstateError)
+            pause_s = retries.back_off(failure, left_s)
         time.sleep(pause_s or 0.0)
         if self._timeout_s is not None:
             self._timeout_s = self._deadline - time.monotonic()
-        if pause_s is not None:
+        if pause_s is not None and self._alone is None:
             self._send()
             return
         if failure.code is grpc.StatusCode.UNIMPLEMENTED:

@@ -7,7 +7,14 @@ from typing import Literal, Protocol, TypeVar
 import grpc
 
 from hiddenstate.connection import Connection
-from hiddenstate.errors import CallCancelledError, DeadlineError, HiddenstateError, UnavailableError, stream_error
+from hiddenstate.errors import (
+    BROKEN_WHILE_WRITING,
+    CallCancelledError,
+    DeadlineError,
+    HiddenstateError,
+    UnavailableError,
+    stream_error,
+)
 from hiddenstate.v1.usage_pb2 import RequestError
 
 _MOST_MS = 2**32 - 1
@@ -38,21 +45,23 @@ class ReplyMessage(Protocol[ResponseT_co]):
 class StreamEndedError(Exception):
     """A stream ended before the reply came: `error` is what a caller is told who does not send the request again."""
 
-    def __init__(self, error: HiddenstateError, *, worked: bool) -> None:
+    def __init__(self, error: HiddenstateError, *, worked: bool, is_unclear: bool = False) -> None:
         """Makes one.
 
         Args:
             error: Why it ended.
             worked: Whether replies had come over it before.
+            is_unclear: Whether the server may have said why, and it was lost.
         """
         super().__init__(str(error))
         self.error = error
         self.code = error.code
         self.worked = worked
+        self.is_unclear = is_unclear
 
     def copy(self) -> "StreamEndedError":
         """Returns another one for another caller: a raised error gathers the traceback of who raised it."""
-        return StreamEndedError(copy.copy(self.error), worked=self.worked)
+        return StreamEndedError(copy.copy(self.error), worked=self.worked, is_unclear=self.is_unclear)
 
 
 def ending(cause: grpc.RpcError | None, connection: Connection, *, closing: bool, worked: bool) -> StreamEndedError:
@@ -65,7 +74,8 @@ def ending(cause: grpc.RpcError | None, connection: Connection, *, closing: bool
         error = UnavailableError(f"the server at {connection.address} ended the stream; open another")
     else:
         error = stream_error(cause, connection.address)
-    return StreamEndedError(error, worked=worked)
+    is_unclear = cause is not None and cause.details() == BROKEN_WHILE_WRITING
+    return StreamEndedError(error, worked=worked, is_unclear=is_unclear)
 
 
 def no_reply(connection: Connection) -> DeadlineError:

@@ -217,6 +217,19 @@ class Settings:
     reflection: Literal["on", "off"] = setting(
         "on", "Security", "Whether the server tells anybody who asks which calls it has (gRPC server reflection)."
     )
+    batch_timeout_s: float = setting(
+        300.0,
+        "Limits",
+        "How long one batch may be computed, in seconds. Then it hangs: the process ends. 0 sets no limit.",
+        metavar="SECONDS",
+    )
+    max_memory: int = setting(
+        0,
+        "Limits",
+        "Memory that each process may use. One that uses more drains and ends. 0 sets no limit.",
+        maximum=2**50,
+        is_bytes=True,
+    )
     log_format: Literal["plain", "json"] = setting("plain", "Logging", "How a log line is written.")
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "Logging", "The least severe lines to log."

@@ -40,9 +40,13 @@ class RunningCalls:
         finally:
             self._stop_reading.discard(stop_reading)
 
+    def refuse(self) -> None:
+        """Refuses new calls from now on."""
+        self.draining = True
+
     async def drain(self, timeout_s: float) -> bool:
         """Refuses new calls, lets the running ones finish and tells whether all did in time."""
-        self.draining = True
+        self.refuse()
         for stop_reading in tuple(self._stop_reading):
             stop_reading()
         try:

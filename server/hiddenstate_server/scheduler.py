@@ -108,6 +108,9 @@ class Scheduler(Generic[W]):
         self._turn = threading.Lock()  # held by the runner that takes
         self._held = 0  # work in the queue; belongs to the runner whose turn it is
         self._computing = [False] * runners
+        # What each thread computes and since when, for those who watch; each entry is one thread's.
+        self._running: list[tuple[float, Sequence[W]] | None] = [None] * runners
+        self.name = f"{model} version {version}"
         self._threads = [
             threading.Thread(target=self._run, args=(number,), name=f"run-{number}-{model}-{version}", daemon=True)
             for number in range(runners)
@@ -226,6 +229,17 @@ class Scheduler(Generic[W]):
         self._draining = True
         await self._idle.wait()
 
+    def running_s(self, now: float) -> float:
+        """Returns for how long the slowest batch has been computed at `now`, of time.monotonic(), in seconds."""
+        return max((now - running[0] for running in self._running if running is not None), default=0.0)
+
+    def give_up(self, error: ServingError) -> None:
+        """Answers what is computed now with an error. The threads go on: the process has to end afterwards."""
+        works = [work for running in self._running if running is not None for work in running[1] if not work.over]
+        for work in works:
+            self._end(work, error)
+        self._tell([(work, True) for work in works])
+
     def close(self) -> None:
         """Ends the runner threads after the running batches. Work that still waits is never told."""
         self._inbox.put(None)
@@ -253,7 +267,9 @@ class Scheduler(Generic[W]):
             live = self._wanted(batch)
             news = [work for work in batch if work.over] if len(live) < len(batch) else []
             if live:
+                self._running[number] = time.monotonic(), live
                 news += self._compute(live)
+                self._running[number] = None
             self._computing[number] = False
             again = [work for work in live if not work.over]
             if news:

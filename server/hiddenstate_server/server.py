@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import logging
+import os
 import sys
 import time
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from hiddenstate.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from hiddenstate.v1.sentence_encoder_pb2_grpc import add_SentenceEncoderServiceServicer_to_server
 from hiddenstate_server.config import Address, Settings, flag
 from hiddenstate_server.drain import RunningCalls
-from hiddenstate_server.errors import ConfigError
+from hiddenstate_server.errors import ConfigError, ModelFailedError
 from hiddenstate_server.exposition import Exposition
 from hiddenstate_server.health import HEALTH_SERVICE, ModelHealth, add_health
 from hiddenstate_server.inference import open_inference_pb2
@@ -37,6 +38,7 @@ from hiddenstate_server.security.certificates import CertificateFiles, Certifica
 from hiddenstate_server.security.files import WatchedFiles
 from hiddenstate_server.security.files import watch as watch_files
 from hiddenstate_server.sentence_encoder_service import SentenceEncoderService
+from hiddenstate_server.watchdog import Watchdog
 
 SERVICES = (
     *(service.full_name for service in language_model_pb2.DESCRIPTOR.services_by_name.values()),
@@ -134,6 +136,24 @@ class Server:
             self.address = self._bind()
         await self._rpc.start()
         self._watch()
+        watchdog = Watchdog(self.repository.schedulers, self._settings)
+        guarding = asyncio.create_task(self._guard(watchdog))
+        self._parts.callback(guarding.cancel)
+
+    async def _guard(self, watchdog: Watchdog) -> None:
+        """Ends the process where it can serve no longer: its supervisor starts another, which can."""
+        trouble = await watchdog.trouble()
+        _log.critical("%s: ending with exit code 1 for a supervisor to start another process", trouble.reason)
+        if trouble.hung:
+            await self._health.enter_graceful_shutdown()
+            self.running.refuse()
+            for scheduler in trouble.hung:
+                scheduler.give_up(ModelFailedError("the model did not end its work in time; the server starts again"))
+            await asyncio.sleep(_SEND_S)
+        else:
+            await self.drain()
+            await self._rpc.stop(_SEND_S)
+        end_process(1)
 
     def _open_repository(self, loop: asyncio.AbstractEventLoop) -> Repository:
         settings = self._settings
@@ -201,6 +221,11 @@ class Server:
             reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._rpc)
 
 
+def end_process(code: int) -> None:
+    """Ends this process as it stands: a regular exit would wait for threads, and one of them hangs."""
+    os._exit(code)
+
+
 def server_options(settings: Settings) -> list[tuple[str, int]]:
     """Returns the options of the gRPC server."""
     return [
@@ -213,8 +238,8 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         # Calls that have come and not yet been looked at wait within gRPC, unseen and without a bound. When
         # the event loop cannot keep up, those that come on top are turned away there, before they cost it anything.
-        ("grpc.server.max_pending_requests", 64),
-        ("grpc.server.max_pending_requests_hard_limit", 192),
+        ("grpc.server.max_pending_requests", 256),
+        ("grpc.server.max_pending_requests_hard_limit", 512),
         # A caller that vanished without a word must not hold its streams for two hours.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -200,8 +200,14 @@ class RefusedError(Exception):
 class StreamedContext:
     """What stands for a call's context where a request came over a stream."""
 
+    def __init__(self) -> None:
+        self._retry_after_ms = 0
+
+    def set_trailing_metadata(self, metadata: Iterable[tuple[str, str]]) -> None:
+        self._retry_after_ms = int(dict(metadata)["grpc-retry-pushback-ms"])
+
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
-        raise RefusedError(code, details)
+        raise RefusedError(code, details, self._retry_after_ms)
 
 
 def fill(reply: Any, answer: Callable[[Any], Any]) -> None:
@@ -209,8 +215,8 @@ def fill(reply: Any, answer: Callable[[Any], Any]) -> None:
     try:
         reply.response.CopyFrom(answer(StreamedContext()))
     except RefusedError as refused:
-        code, message = refused.args
-        reply.error.code, reply.error.message = code.value[0], message
+        code, reply.error.message, reply.error.retry_after_ms = refused.args
+        reply.error.code = code.value[0]
 
 
 class RunningServer:
@@ -230,6 +236,12 @@ class RunningServer:
         )
         self.address = f"127.0.0.1:{port}"
         self._server.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def stop(self) -> None:
         """Breaks off all calls and waits until they are gone."""

@@ -160,7 +160,7 @@ def test_a_context_whose_request_timed_out_is_closed_since_nobody_knows_its_text
 
 
 @pytest.mark.parametrize("code", [None, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN])
-def test_a_stream_that_breaks_fails_all_that_wait_and_all_that_come(
+def test_streams_that_all_break_fail_all_that_wait_and_all_that_come(
     client: Client, fake: FakeServer, code: grpc.StatusCode | None
 ) -> None:
     breaking_stream(fake, 4, code)
@@ -169,6 +169,7 @@ def test_a_stream_that_breaks_fails_all_that_wait_and_all_that_come(
         errors = list(pool.map(lambda i: failure_of(stream, str(i)), range(4)))
     assert [type(error) for error in errors] == [UnavailableError] * 4
     assert len({id(error) for error in errors}) == 4
+    breaking_stream(fake, 1, code)
     assert isinstance(failure_of(stream, "later"), UnavailableError)
     stream.close()
 
@@ -260,7 +261,7 @@ async def test_a_task_that_times_out_or_is_cancelled_closes_its_context(
 
 
 @pytest.mark.parametrize("code", [None, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN])
-async def test_a_stream_that_breaks_fails_all_tasks(
+async def test_streams_that_all_break_fail_all_tasks(
     server: RunningServer, fake: FakeServer, code: grpc.StatusCode | None
 ) -> None:
     breaking_stream(fake, 4, code)
@@ -268,6 +269,7 @@ async def test_a_stream_that_breaks_fails_all_tasks(
         stream = client.open_stream()
         errors = await asyncio.gather(*(stream.context().predict("I") for _ in range(4)), return_exceptions=True)
         assert [type(error) for error in errors] == [UnavailableError] * 4
+        breaking_stream(fake, 1, code)
         with pytest.raises(UnavailableError):
             await stream.context().predict("later")
         await stream.close()

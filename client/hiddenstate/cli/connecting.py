@@ -9,16 +9,17 @@ import click
 import grpc
 
 from hiddenstate.client import Client
-from hiddenstate.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, check_address
+from hiddenstate.connection import DEFAULT_TIMEOUT_S
 from hiddenstate.credentials import check_api_key, tls_credentials
+from hiddenstate.endpoints import DEFAULT_ADDRESS, check_address
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Server(NamedTuple):
-    """Which server to ask, and how."""
+    """Which server to ask, or which of several that do the same, and how."""
 
-    address: str
+    address: str  # several are separated by commas
     timeout_s: float
     credentials: grpc.ChannelCredentials | None  # None speaks plain text
     api_key: str | None
@@ -53,9 +54,7 @@ def with_client(command: Callable[..., None]) -> Callable[..., None]:
     @server_options
     @functools.wraps(command)
     def connected(*, server: Server, **options: Any) -> None:
-        with Client(
-            server.address, timeout_s=server.timeout_s, credentials=server.credentials, api_key=server.api_key
-        ) as client:
+        with _client(server) as client:
             command(client, **options)
 
     return connected
@@ -69,6 +68,18 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
+def _client(server: Server) -> Client:
+    try:
+        return Client(
+            server.address.split(","),
+            timeout_s=server.timeout_s,
+            credentials=server.credentials,
+            api_key=server.api_key,
+        )
+    except ValueError as error:  # names that cannot be found
+        raise click.BadParameter(str(error), param_hint="--server") from None
+
+
 def _credentials(ca: Path | None, cert: Path | None, key: Path | None) -> grpc.ChannelCredentials:
     if (cert is None) != (key is None):
         raise click.UsageError("--tls-cert and --tls-key: give both or none")
@@ -78,9 +89,9 @@ def _credentials(ca: Path | None, cert: Path | None, key: Path | None) -> grpc.C
         raise click.UsageError(f"--tls-{error}") from None
 
 
-def _address(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+def _addresses(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
     try:
-        return check_address(value)
+        return ",".join(check_address(address) for address in value.split(","))
     except ValueError as error:
         raise click.BadParameter(str(error), ctx, parameter) from None
 
@@ -95,13 +106,13 @@ def _api_key(ctx: click.Context, parameter: click.Parameter, value: str | None) 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--server",
-        metavar="HOST:PORT",
+        metavar="HOST:PORT[,...]",
         envvar="HIDDENSTATE_SERVER",
         default=DEFAULT_ADDRESS,
         show_default=True,
         show_envvar=True,
-        callback=_address,
-        help="Address of the server.",
+        callback=_addresses,
+        help="Address of the server, or of several that do the same.",
     ),
     click.option(
         "--timeout-s",

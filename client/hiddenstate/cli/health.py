@@ -8,6 +8,7 @@ from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from hiddenstate.cli.connecting import Server, server_options
 from hiddenstate.credentials import with_api_key
+from hiddenstate.endpoints import check_address
 from hiddenstate.errors import call_error
 
 _METHOD = "/grpc.health.v1.Health/Check"
@@ -45,6 +46,10 @@ def health(server: Server, service: str) -> None:
       hiddenstate health --service hiddenstate.v1.LanguageModelService
       hiddenstate health --service english-lm
     """
+    try:
+        check_address(server.address)  # one: of several, each has its own health
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--server") from None
     try:
         status = _check(server, service)
     except grpc.RpcError as error:

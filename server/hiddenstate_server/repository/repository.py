@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import (
@@ -27,6 +28,7 @@ from hiddenstate_server.repository.local_source import LocalSource
 from hiddenstate_server.repository.memory import MemoryBudget
 from hiddenstate_server.repository.source import Source
 from hiddenstate_server.repository.version import Version
+from hiddenstate_server.scheduler import Scheduler
 from hiddenstate_server.sentence_encoder import SentenceEncoder
 
 Listener = Callable[[str, bool], None]
@@ -189,6 +191,10 @@ class Repository:
                     await self._update(model)
                 else:
                     self._publish(name, ModelState())
+
+    def schedulers(self) -> list[Scheduler[Any]]:
+        """Returns who runs the batches, of versions that were replaced and still run too."""
+        return [version.scheduler for version in self._versions()]
 
     def listen(self, listener: Listener) -> None:
         """Tells from now on, on the event loop, whether a model is served, whenever something of it has changed."""

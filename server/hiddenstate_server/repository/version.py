@@ -13,9 +13,11 @@ import logging
 import time
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 from hiddenstate_server.repository.files import VersionFiles
 from hiddenstate_server.repository.loader import Served
+from hiddenstate_server.scheduler import Scheduler
 
 # A call that failed leaves its frames, and in them the handle, to the garbage collector. A collection holds everybody
 # up for some milliseconds, so those who use a version get this long to let go of it by themselves.
@@ -48,6 +50,12 @@ class Version:
     def fingerprint(self) -> bytes:
         """What states of this version are cached under; empty if none are."""
         return b"" if (bundle := getattr(self._model, "bundle", None)) is None else bytes(bundle.fingerprint)
+
+    @property
+    def scheduler(self) -> Scheduler[Any]:
+        """Who runs its batches."""
+        scheduler: Scheduler[Any] = self._model.scheduler
+        return scheduler
 
     @property
     def can_go_on(self) -> bool:
