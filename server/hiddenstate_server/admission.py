@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from hiddenstate_server.errors import OverloadedError
+from hiddenstate_server.errors import OverloadedError, RefusalReason
+from hiddenstate_server.queue_metrics import uncounted_refusals
+from hiddenstate_server.tallies import Tally
 
 # Seconds over which a rate is averaged: some batches of the slowest models, and less than a caller's patience.
 _WINDOW_S = 2.0
@@ -31,11 +33,16 @@ class Admission:
     are what the model can do. Until that has been seen nothing is refused for its deadline.
     """
 
-    def __init__(self, *, max_waiting_tokens: int, full_batch: int) -> None:
-        """`full_batch` is the number of waiting works above which the model is taken to be busy throughout."""
+    def __init__(
+        self, *, max_waiting_tokens: int, full_batch: int, refusals: dict[RefusalReason, Tally] | None = None
+    ) -> None:
+        """`full_batch` is the number of waiting works above which the model is taken to be busy throughout.
+
+        `refusals` counts requests that were refused.
+        """
         self.waiting_works = 0
         self.waiting_tokens = 0
-        self.refused = 0
+        self._refusals = refusals or uncounted_refusals()
         self._waiting_interactive = 0  # tokens
         self._max_waiting_tokens = max_waiting_tokens
         self._full_batch = full_batch
@@ -59,14 +66,14 @@ class Admission:
                 f"this request has {size:,} tokens, the queue takes {self._max_waiting_tokens:,}; "
                 "send it in smaller parts",
                 None,
-                len(works),
+                "too_large",
             )
         if self.waiting_tokens + size > self._max_waiting_tokens:
             self._refuse(
                 f"the queue holds {self.waiting_tokens:,} tokens and takes {self._max_waiting_tokens:,}; "
                 f"this request has {size:,}: send it again later, or in smaller parts",
                 self.wait_s(self.waiting_tokens + size - self._max_waiting_tokens),
-                len(works),
+                "queue_full",
             )
         if self._seconds and deadline < math.inf:
             ahead = self.wait_s(self.waiting_tokens if is_bulk else self._waiting_interactive)
@@ -75,7 +82,7 @@ class Admission:
                     f"the queue holds {self.waiting_tokens:,} tokens, about {ahead:.2g} s of work, and this request "
                     f"has {deadline - now:.2g} s: send it again later, or with a longer timeout",
                     ahead - (deadline - now),
-                    len(works),
+                    "queue_slow",
                 )
         self.waiting_works += len(works)
         self.waiting_tokens += size
@@ -102,6 +109,7 @@ class Admission:
             self._seconds = self._seconds * fades + passed
         self._busy_since = now if self.waiting_works > self._full_batch else None
 
-    def _refuse(self, message: str, retry_after_s: float | None, count: int) -> None:
-        self.refused += count
-        raise OverloadedError(message, retry_after_s=None if retry_after_s is None else max(0.001, retry_after_s))
+    def _refuse(self, message: str, retry_after_s: float | None, reason: RefusalReason) -> None:
+        self._refusals[reason].value += 1
+        seconds = None if retry_after_s is None else max(0.001, retry_after_s)
+        raise OverloadedError(message, retry_after_s=seconds, reason=reason)

@@ -118,6 +118,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 raise
             except Exception as error:
                 code, message = status_of(error)
+                series.failed(error)
                 await context.abort(code, message, _hint(error))
             finally:
                 self._end(series, code, time.perf_counter() - started, context)
@@ -131,6 +132,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     f"the server works on {self._calls:,} calls, as many as it may (--max-concurrent-calls): "
                     "send this one again later, or send many requests over one stream",
                     retry_after_s=_RETRY_S,
+                    reason="too_many_calls",
                 )
             self._calls += 1
             try:

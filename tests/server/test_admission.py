@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hiddenstate_server.admission import Admission
 from hiddenstate_server.errors import OverloadedError
+from hiddenstate_server.queue_metrics import uncounted_refusals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +64,12 @@ def test_what_waits_is_counted_exactly_and_never_more_than_may(
 
 
 def test_works_that_come_together_are_taken_all_or_none() -> None:
-    admission = Admission(max_waiting_tokens=100, full_batch=2)
+    refusals = uncounted_refusals()
+    admission = Admission(max_waiting_tokens=100, full_batch=2, refusals=refusals)
     admission.admit([Waiting(60)], 0.0)
     with pytest.raises(OverloadedError, match="holds 60 tokens and takes 100; this request has 41: "):
         admission.admit([Waiting(40), Waiting(1)], 0.0)
-    assert (admission.waiting_works, admission.waiting_tokens, admission.refused) == (1, 60, 2)
+    assert (admission.waiting_works, admission.waiting_tokens, refusals["queue_full"].value) == (1, 60, 1)
     admission.admit([Waiting(39), Waiting(1)], 0.0)
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hiddenstate_server.inference.statistics import RunTimes
 from hiddenstate_server.inference.tensors import Tensors
+from hiddenstate_server.queue_metrics import Releases
 from hiddenstate_server.scheduler import Work
 
 _NO_TIMES = RunTimes()
@@ -30,8 +31,9 @@ class Call(Work):
 class ShapeQueue:
     """Waiting calls by the shapes of their tensors."""
 
-    def __init__(self, *, max_batch: int) -> None:
-        """Takes the most rows of a run; 0 runs each call by itself."""
+    def __init__(self, *, max_batch: int, releases: Releases | None = None) -> None:
+        """Takes the most rows of a run; 0 runs each call by itself. `releases` counts the batches."""
+        self._releases = releases or Releases.uncounted()
         self._max_batch = max_batch
         self._order: collections.deque[Call] = collections.deque()
         self._waiting: dict[Hashable, collections.deque[Call]] = {}
@@ -57,6 +59,8 @@ class ShapeQueue:
             del self._waiting[fits]
         for call in batch:
             call.taken = True
+        limit = len(batch) if waiting else self._max_batch + 1  # the next that fits would be too much
+        self._releases.batch(size=len(batch), left=len(self._waiting), share=limit, limit=limit)
         return batch
 
 
