@@ -175,7 +175,7 @@ class PredictRequests:
             )
 
     def _forget_if_never_begun(self, context_id: int, context: StreamContext | None) -> None:
-        is_last = context is not None and context.held.state is None and len(context.waiting) == 1
+        is_last = context is not None and context.held.state is None and not context.waiting
         if is_last and self._contexts.get(context_id) is context:
             del self._contexts[context_id]
             self._counted.value -= 1

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 _ENTRY_OVERHEAD_BYTES = 384
 _SUM_BITS = 160
 _DROPPED_BITS = 32  # of a sum, and the most that a token id may have
+_DIGEST_BITS = _SUM_BITS - _DROPPED_BITS
+_MODEL_BYTES = 16  # of a fingerprint
 _MASK = (1 << _SUM_BITS) - 1
 
 State = NDArray[np.float32]  # [state_size]
-Key = tuple[bytes, int, int]  # what it begins with, number of tokens, digest of the tokens
+Key = tuple[bytes, int]  # the model and what the context begins with; number of tokens and their digest in one
 
 
 @dataclasses.dataclass(slots=True)
@@ -48,7 +50,7 @@ class PrefixCache:
         self.evictions = 0
         self._offset = secrets.randbits(_SUM_BITS)
         self._factors: list[int] = []  # one for each position, as many as the longest context needs
-        self._states: OrderedDict[Key, tuple[bytes, State]] = OrderedDict()  # (model, state)
+        self._states: OrderedDict[Key, State] = OrderedDict()
         self._lengths: defaultdict[bytes, Counter[int]] = defaultdict(Counter)  # of a model's entries
 
     @property
@@ -70,47 +72,48 @@ class PrefixCache:
 
     def longest(self, before: Prefix, sums: Sequence[int]) -> tuple[int, State | None]:
         """Returns how many of the tokens after `before` are known and the state after them; (0, None) if none are."""
-        lengths = self._lengths[before.model]
+        lengths = self._lengths.get(before.model, ())
         for count in range(len(sums), 0, -1):
             if before.length + count in lengths:
                 key = _key(before, count, sums)
-                if (entry := self._states.get(key)) is not None:
+                if (state := self._states.get(key)) is not None:
                     self._states.move_to_end(key)
                     self.hits += 1
-                    return count, entry[1]
+                    return count, state
         self.misses += 1
         return 0, None
 
     def store(self, before: Prefix, sums: Sequence[int], states: Iterable[tuple[int, State]]) -> None:
         """Keeps states (n, [state_size]) after the first n of the tokens. The arrays must own their data."""
         for count, state in states:
-            self._insert(_key(before, count, sums), before.model, state)
+            self._insert(_key(before, count, sums), state)
 
     def forget(self, model: bytes) -> None:
         """Lets go of all states of a model."""
-        for key in [key for key, (owner, _) in self._states.items() if owner == model]:
-            self._remove(key, *self._states.pop(key))
+        for key in [key for key in self._states if _model(key) == model]:
+            self._remove(key, self._states.pop(key))
 
-    def _insert(self, key: Key, model: bytes, state: State) -> None:
+    def _insert(self, key: Key, state: State) -> None:
         if key in self._states:
             self._states.move_to_end(key)
             return
         size = state.nbytes + _ENTRY_OVERHEAD_BYTES
         if size > self.budget_bytes:
             return
-        self._states[key] = (model, state)
-        self._lengths[model][key[1]] += 1
+        self._states[key] = state
+        self._lengths[_model(key)][_length(key)] += 1
         self.bytes += size
         while self.bytes > self.budget_bytes:
-            oldest, entry = self._states.popitem(last=False)
-            self._remove(oldest, *entry)
+            self._remove(*self._states.popitem(last=False))
             self.evictions += 1
 
-    def _remove(self, key: Key, model: bytes, state: State) -> None:
-        lengths = self._lengths[model]
-        lengths[key[1]] -= 1
-        if not lengths[key[1]]:
-            del lengths[key[1]]
+    def _remove(self, key: Key, state: State) -> None:
+        lengths, length = self._lengths[_model(key)], _length(key)
+        lengths[length] -= 1
+        if not lengths[length]:
+            del lengths[length]
+        if not lengths:
+            del self._lengths[_model(key)]
         self.bytes -= state.nbytes + _ENTRY_OVERHEAD_BYTES
 
 
@@ -120,5 +123,13 @@ def after(before: Prefix, sums: Sequence[int]) -> Prefix:
 
 
 def _key(before: Prefix, count: int, sums: Sequence[int]) -> Key:
-    digest = (sums[count - 1] & _MASK) >> _DROPPED_BITS
-    return before.model + before.origin, before.length + count, digest
+    begins = before.model + before.origin if before.origin else before.model
+    return begins, (before.length + count) << _DIGEST_BITS | (sums[count - 1] & _MASK) >> _DROPPED_BITS
+
+
+def _model(key: Key) -> bytes:
+    return key[0][:_MODEL_BYTES]
+
+
+def _length(key: Key) -> int:
+    return key[1] >> _DIGEST_BITS

@@ -1,4 +1,4 @@
-"""Runs the graphs of a bundle: arrays in, arrays out. One runner belongs to one runner thread."""
+"""Runs the graphs of a bundle: arrays in, arrays out. Runner threads may share one."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

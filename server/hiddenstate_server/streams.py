@@ -44,12 +44,30 @@ class Arrived(Generic[RequestT]):
 
 
 class Lane(Generic[RequestT]):
-    """Requests that are answered one after the other."""
+    """Requests that are answered one after the other. Most are idle most of the time, and shall cost little then."""
 
-    __slots__ = ("waiting",)
+    __slots__ = ("is_busy", "waiting")
 
     def __init__(self) -> None:
-        self.waiting: deque[Arrived[RequestT]] = deque()
+        self.is_busy = False
+        self.waiting: deque[Arrived[RequestT]] | None = None  # behind the one that is being answered
+
+    def enter(self, arrived: Arrived[RequestT]) -> bool:
+        """Tells whether a request may begin; else it waits."""
+        if not self.is_busy:
+            self.is_busy = True
+            return True
+        if self.waiting is None:
+            self.waiting = deque()
+        self.waiting.append(arrived)
+        return False
+
+    def next(self) -> Arrived[RequestT] | None:
+        """Ends a request and returns the one that may begin now."""
+        if self.waiting:
+            return self.waiting.popleft()
+        self.is_busy, self.waiting = False, None
+        return None
 
 
 LaneT = TypeVar("LaneT", bound=Lane[Any])
@@ -159,11 +177,8 @@ class Stream(Generic[RequestT, LaneT]):
             self._reply(arrived, error)
             return
         self._unanswered[arrived.request_id] = arrived
-        if lane is not None:
-            lane.waiting.append(arrived)
-            if len(lane.waiting) > 1:
-                return
-        self._begin(arrived, lane)
+        if lane is None or lane.enter(arrived):
+            self._begin(arrived, lane)
 
     def _begin(self, arrived: Arrived[RequestT], lane: LaneT | None) -> None:
         try:
@@ -185,15 +200,13 @@ class Stream(Generic[RequestT, LaneT]):
             return
         del self._unanswered[arrived.request_id]
         self._reply(arrived, answer)
-        if lane is not None:
-            lane.waiting.popleft()
-            if lane.waiting:
-                # Not at once: a long row of requests that fail would be as deep a stack.
-                asyncio.get_running_loop().call_soon(self._begin_next, lane)
+        if lane is not None and (following := lane.next()):
+            # Not at once: a long row of requests that fail would be as deep a stack.
+            asyncio.get_running_loop().call_soon(self._begin_next, following, lane)
 
-    def _begin_next(self, lane: LaneT) -> None:
+    def _begin_next(self, arrived: Arrived[RequestT], lane: LaneT) -> None:
         if not self._closed:
-            self._begin(lane.waiting[0], lane)
+            self._begin(arrived, lane)
 
     def _reply(self, arrived: Arrived[RequestT], answer: Answer) -> None:
         code = "OK"

@@ -131,3 +131,4 @@ def test_forgetting_a_model_gives_back_exactly_its_part(mine: list[list[int]], o
     assert (cache.bytes, cache.entries) == before
     assert all(longest(cache, tokens) == (0, None) for tokens in mine)
     assert all(longest(cache, tokens, OTHER)[0] == len(tokens) for tokens in others)
+    assert set(cache._lengths) == ({OTHER} if others else set())  # models come and go: nothing of them may pile up

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from pathlib import Path
 
 import onnxruntime
@@ -11,7 +10,7 @@ import pytest
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import ConfigError
 from hiddenstate_server.metrics import Metrics
-from hiddenstate_server.providers import CPU, choose_provider, default_threads
+from hiddenstate_server.providers import CPU, choose_provider
 from hiddenstate_server.repository import Repository
 
 CUDA = "CUDAExecutionProvider"
@@ -62,11 +61,3 @@ def test_onnx_runtime_is_told_to_send_no_telemetry(graph: Path, monkeypatch: pyt
     monkeypatch.setattr(onnxruntime, "disable_telemetry_events", lambda: told.append(True))
     choose_provider("cpu", graph)
     assert told
-
-
-@pytest.mark.parametrize(("cores", "workers", "threads"), [(1, 1, 1), (4, 1, 2), (64, 1, 4), (64, 16, 2), (2, 16, 1)])
-def test_threads_are_few_and_divided_among_workers(
-    monkeypatch: pytest.MonkeyPatch, cores: int, workers: int, threads: int
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
-    assert default_threads(workers) == threads

@@ -235,7 +235,7 @@ async def test_each_runner_thread_computes_a_batch_and_is_told_who_shares(gate: 
         await gate.wait_entered()
     waiting = asyncio.create_task(scheduler.run(Turns(size=1)))
     await handed_over()
-    assert queue.sharers == list(range(runners, 0, -1))
+    assert queue.sharers == [runners] * runners
     assert len(gate.batches) == runners
     gate.open.release(runners + 1)
     await asyncio.gather(*running, waiting)

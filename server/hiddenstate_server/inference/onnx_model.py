@@ -71,7 +71,7 @@ class OnnxModel:
         self._check = InputCheck(name, signature, max_batch=batching.max_batch)
         self._states = KeptStates(name, signature.states, self.sequences)
         self._state_outputs = [state.output.name for state in signature.states]
-        self._scheduler: Scheduler[Call] = Scheduler(
+        self.scheduler: Scheduler[Call] = Scheduler(
             model=name,
             version=version,
             waiting=ShapeQueue(max_batch=batching.max_batch, releases=queue.releases),
@@ -84,7 +84,7 @@ class OnnxModel:
             loop=loop,
             metrics=metrics,
         )
-        metrics.watch_scheduler(**self._labels, scheduler=self._scheduler)
+        metrics.watch_scheduler(**self._labels, scheduler=self.scheduler)
         if self.stateful:
             metrics.sequences.watch(**self._labels, sequences=self.sequences)
 
@@ -165,11 +165,11 @@ class OnnxModel:
     async def drain(self) -> None:
         """Refuses new calls and returns when all are over, those too that wait for their turn in a sequence."""
         await self._admission.close()
-        await self._scheduler.drain()
+        await self.scheduler.drain()
 
     def close(self) -> None:
         """Ends the runner thread and forgets all sequences."""
-        self._scheduler.close()
+        self.scheduler.close()
         self.sequences.close()
 
     def _wanted(self, outputs: Sequence[str]) -> Sequence[str]:
@@ -195,7 +195,7 @@ class OnnxModel:
 
     async def _run(self, call: Call) -> None:
         call.fits = fits(call.inputs, self._axes) if self.batching.max_batch else None
-        await self._scheduler.run(call)
+        await self.scheduler.run(call)
 
     def _account(self, call: Call, total_ns: int) -> None:
         self.statistics.succeeded(

@@ -239,7 +239,8 @@ class Repository:
         with ThreadPoolExecutor(self._loads_at_start) as pool:
             states = list(pool.map(lambda model: self._loads.update(model, ModelState()), self._listing.values()))
         for name, state in zip(self._listing, states, strict=True):
-            self._publish(name, state)
+            if state.versions:  # else there will be no server, and whoever starts it tells why
+                self._publish(name, state)
         for state in states:
             if not state.versions:
                 raise next(iter(state.failures.values())).error

@@ -110,7 +110,7 @@ async def test_a_caller_who_leaves_takes_the_rows_of_its_batch_along(wire: Wire)
         call.cancel()
         await until(lambda: wire.metric("hiddenstate_requests_total", method="ModelInfer", code="CANCELLED") == 1)
         gate.open()
-        await until(lambda: not model._scheduler.waiting_requests)
+        await until(lambda: not model.scheduler.waiting_requests)
 
 
 async def test_a_timeout_that_passes_while_the_request_waits_ends_it(wire: Wire) -> None:

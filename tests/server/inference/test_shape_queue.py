@@ -38,7 +38,7 @@ def test_batches_keep_to_their_limit_lose_nothing_and_begin_with_who_waited_long
     for each in calls:
         queue.put(each)
     waiting = list(calls)
-    while batch := queue.take():
+    while batch := queue.take(sharers=1):
         assert batch[0] is waiting[0]
         assert sum(each.rows for each in batch) <= MAX_BATCH
         assert len({each.fits for each in batch}) == 1
@@ -52,7 +52,7 @@ def test_without_batching_each_call_goes_by_itself(sizes: list[int]) -> None:
     queue, calls = ShapeQueue(max_batch=0), [call(size) for size in sizes]
     for each in calls:
         queue.put(each)
-    assert [queue.take() for _ in calls] == [[each] for each in calls]
+    assert [queue.take(sharers=1) for _ in calls] == [[each] for each in calls]
 
 
 def test_calls_fit_whose_shapes_agree_apart_from_the_rows_and_who_share_the_rest() -> None:
@@ -79,7 +79,7 @@ def run_all(step: OnnxStep, ids: Sequence[np.ndarray], *, max_batch: int) -> lis
     ]
     for each in calls:
         queue.put(each)
-    while batch := queue.take():
+    while batch := queue.take(sharers=1):
         step(batch)
     return calls
 

@@ -144,7 +144,7 @@ async def test_a_caller_who_leaves_takes_its_requests_along(tensors_wire: Wire) 
         left = {"method": "ModelStreamInfer", "code": "CANCELLED"}
         await until(lambda: tensors_wire.metric("hiddenstate_streams_total", **left) == 1)
         gate.open()
-        await until(lambda: not model._scheduler.waiting_requests)
+        await until(lambda: not model.scheduler.waiting_requests)
 
 
 async def test_large_requests_stop_a_stream_from_being_read_before_their_number_does(tmp_path: Path) -> None:
