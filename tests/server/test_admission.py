@@ -107,7 +107,7 @@ def test_what_could_not_be_answered_in_time_is_refused_with_the_time_when_it_cou
     with pytest.raises(OverloadedError, match=r"about 10 s of work, and this request has 4 s: ") as refused:
         admission.admit([Waiting(5, deadline=4.0)], 0.0)
     assert refused.value.retry_after_s == pytest.approx(6, rel=0.05)
-    assert (admission.waiting_tokens, admission.refused) == (1000, 1)
+    assert (admission.waiting_tokens, refused.value.reason) == (1000, "queue_slow")
     admission.admit([Waiting(5, deadline=20.0)], 0.0)
     admission.admit([Waiting(5)], 0.0)
 
