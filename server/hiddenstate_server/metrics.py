@@ -152,6 +152,8 @@ class Metrics:
         self._info[model, version] = now
         self._models.labels(*now).set(1)
         self.of_model(model, version)
+        for reason in get_args(DropReason):
+            self._dropped.labels(model, version, reason)
 
     def model_unloaded(self, model: str, version: str) -> None:
         """Ends all series of a model that is served no longer: those who publish often must not fill the memory."""
