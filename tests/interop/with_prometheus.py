@@ -12,6 +12,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -145,8 +146,8 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -
             urllib.request.urlopen(url, timeout=5).close()
             return
         except OSError:
-            is_late = time.monotonic() > deadline
-            assert not (is_late or process.poll() is not None), f"prometheus: {log.read_text()}"
+            assert time.monotonic() < deadline, f"prometheus does not answer: {log.read_text()}"
+            assert process.poll() is None, f"prometheus ended: {log.read_text()}"
             time.sleep(0.2)
 
 
@@ -181,7 +182,7 @@ def _call(address: str, over: threading.Event) -> None:
             list(client.generate("The", max_tokens=3))
             for context in kept:
                 context.predict("car")
-            for wrong in (lambda: stream.context().predict("one too many"), lambda: client.predict("")):
+            for wrong in (partial(stream.context().predict, "one too many"), partial(client.predict, "")):
                 with suppress(HiddenstateError):
                     wrong()
             for is_end in (False, True):
