@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Iterator
 from importlib.metadata import version as release
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,6 +22,9 @@ from hiddenstate_server.model_metrics import ModelMetrics
 from hiddenstate_server.queue_metrics import QueueMetrics
 from hiddenstate_server.sequence_metrics import SequenceMetrics
 from hiddenstate_server.tallies import Distribution, Family, Tally, counters, histograms
+
+if TYPE_CHECKING:
+    from hiddenstate_server.tracing import Tracing
 
 # Else each series has another beside it, with the time when it was made.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -65,6 +68,7 @@ class Metrics:
     """All metrics of one server, in a registry of their own."""
 
     def __init__(self) -> None:
+        self.tracing: Tracing | None = None  # beside the metrics because it goes where they go
         self.registry = registry = CollectorRegistry()
         self.calls = CallMetrics(registry)
         self.models = ModelMetrics(registry)
