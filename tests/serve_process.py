@@ -71,7 +71,7 @@ class ServeProcess:
 
 
 @contextmanager
-def serve(models: Path, *arguments: str, **environment: str) -> Iterator[ServeProcess]:
+def serve(models: Path | str, *arguments: str, **environment: str) -> Iterator[ServeProcess]:
     """Starts the server on free ports and kills it at the end of the block if it still runs."""
     settings = {"HIDDENSTATE_LISTEN": "127.0.0.1:0", "HIDDENSTATE_METRICS": "127.0.0.1:0", **environment}
     with subprocess.Popen(
@@ -90,6 +90,7 @@ def serve(models: Path, *arguments: str, **environment: str) -> Iterator[ServePr
                 server.all_ended()  # the pipe must not be closed while it is read
 
 
-def failed_serve(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def failed_serve(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Runs a server that is expected not to start."""
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=WAIT_S, check=False)
+    command, variables = [*COMMAND, *arguments], {**os.environ, **environment}
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=WAIT_S, check=False)

@@ -27,6 +27,7 @@ class ModelKind(enum.StrEnum):
 
     LANGUAGE_MODEL = "language_model"
     SENTENCE_ENCODER = "sentence_encoder"
+    TENSOR_MODEL = "tensor_model"  # an ONNX model; the Open Inference Protocol calls it
     UNKNOWN = "unknown"  # a kind that is newer than this client
 
 

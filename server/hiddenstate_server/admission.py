@@ -24,13 +24,16 @@ class Waiting(Protocol):
     def deadline(self) -> float: ...
     @property
     def is_bulk(self) -> bool: ...
+    @property
+    def dropped(self) -> bool: ...
 
 
 class Admission:
     """Counts the tokens that wait for one model, and refuses what would wait in vain. Belongs to the event loop.
 
     How fast the queue moves is seen where it is full: while more than a batch waits, the tokens that end in a second
-    are what the model can do. Until that has been seen nothing is refused for its deadline.
+    are what the model can do. What was dropped is not among them: under overload much is, and at no cost. Until that
+    has been seen nothing is refused for its deadline.
     """
 
     def __init__(
@@ -75,27 +78,38 @@ class Admission:
                 self.wait_s(self.waiting_tokens + size - self._max_waiting_tokens),
                 "queue_full",
             )
-        if self._seconds and deadline < math.inf:
-            ahead = self.wait_s(self.waiting_tokens if is_bulk else self._waiting_interactive)
-            if ahead > _PATIENCE * (deadline - now) > 0:
-                self._refuse(
-                    f"the queue holds {self.waiting_tokens:,} tokens, about {ahead:.2g} s of work, and this request "
-                    f"has {deadline - now:.2g} s: send it again later, or with a longer timeout",
-                    ahead - (deadline - now),
-                    "queue_slow",
-                )
+        self.check(deadline, now, is_bulk=is_bulk)
         self.waiting_works += len(works)
         self.waiting_tokens += size
         if not is_bulk:
             self._waiting_interactive += size
 
+    def check(self, deadline: float, now: float, *, is_bulk: bool) -> None:
+        """Refuses what would wait in vain, so that no more needs to be done for it.
+
+        A queue of no more than the batches that run next is not looked at: it is gone soon, and small batches would
+        make the model look slow.
+
+        Raises:
+            OverloadedError: so many tokens go first that the deadline would pass.
+        """
+        if self.waiting_works <= self._full_batch or deadline == math.inf:
+            return
+        ahead = self.wait_s(self.waiting_tokens if is_bulk else self._waiting_interactive)
+        if ahead > _PATIENCE * (deadline - now) > 0:
+            self._refuse(
+                f"the queue holds {self.waiting_tokens:,} tokens, about {_rounded(ahead)} s of work, and this "
+                f"request has {_rounded(deadline - now)} s: send it again later, or with a longer timeout",
+                ahead - _PATIENCE * (deadline - now),
+                "queue_slow",
+            )
+
     def release(self, works: Sequence[Waiting], now: float) -> None:
         """Lets go of works that are over."""
-        size = sum(work.size for work in works)
         self.waiting_works -= len(works)
-        self.waiting_tokens -= size
+        self.waiting_tokens -= sum(work.size for work in works)
         self._waiting_interactive -= sum(work.size for work in works if not work.is_bulk)
-        self._observe(size, now)
+        self._observe(sum(work.size for work in works if not work.dropped), now)
 
     def wait_s(self, tokens: int) -> float:
         """Returns about how long the model takes for so many tokens, in seconds; 0 if that is not known yet."""
@@ -113,3 +127,7 @@ class Admission:
         self._refusals[reason].value += 1
         seconds = None if retry_after_s is None else max(0.001, retry_after_s)
         raise OverloadedError(message, retry_after_s=seconds, reason=reason)
+
+
+def _rounded(seconds: float) -> str:
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:,.0f}"

@@ -1,6 +1,5 @@
 """What one EncodeStream answers."""
 
-import time
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
@@ -40,7 +39,7 @@ class EncodeRequests:
         """
         encode = arrived.request.encode
         model = self._repository.sentence_encoder(encode.model, encode.model_version)
-        truncate, is_bulk, deadline = read_truncate(encode), read_is_bulk(encode), self._deadline_of(arrived.request)
+        truncate, is_bulk, deadline = read_truncate(encode), read_is_bulk(encode), self._deadline_of(arrived)
         if is_long(encode.sentences):
             coming = model.encoding(encode.sentences, truncate=truncate, deadline=deadline, is_bulk=is_bulk)
             return _submit_when_ready(coming, model, arrived, answered)
@@ -48,10 +47,10 @@ class EncodeRequests:
         _submit(request, model, arrived, answered)
         return None
 
-    def _deadline_of(self, request: StreamedEncodeRequest) -> float:
-        if not request.HasField("timeout_ms"):
+    def _deadline_of(self, arrived: Arrived[StreamedEncodeRequest]) -> float:
+        if not arrived.request.HasField("timeout_ms"):
             return self._deadline
-        return min(self._deadline, time.monotonic() + request.timeout_ms / 1000)
+        return min(self._deadline, arrived.at + arrived.request.timeout_ms / 1000)
 
 
 async def _submit_when_ready(

@@ -146,6 +146,7 @@ class LanguageModel:
         held: HeldContext | None = None,
     ) -> Predicting:
         """Does what `predicting_now` does, and lets others go on while a long text becomes tokens."""
+        self.scheduler.check(deadline, is_bulk=is_bulk)
         ranks = self._check_candidates(options)
         return self._predicting(await self._reader.read(context, held), options, ranks, deadline, is_bulk, held)
 
@@ -162,7 +163,9 @@ class LanguageModel:
 
         Raises:
             InvalidRequestError: the context or an option is not valid.
+            OverloadedError: the deadline would pass while it waits.
         """
+        self.scheduler.check(deadline, is_bulk=is_bulk)
         ranks = self._check_candidates(options)
         return self._predicting(self._reader.read_now(context, held), options, ranks, deadline, is_bulk, held)
 

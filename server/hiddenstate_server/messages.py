@@ -6,7 +6,7 @@ is put into another one.
 
 import math
 import time
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 
@@ -18,6 +18,9 @@ from hiddenstate_server.generation import GenerateOptions
 from hiddenstate_server.language_model import LanguageModel, PredictOptions
 from hiddenstate_server.results import FinishReason, GeneratedToken, Score, Usage
 from hiddenstate_server.sentence_encoder import SentenceEncoder
+
+if TYPE_CHECKING:
+    from hiddenstate_server.inference.onnx_model import OnnxModel
 
 DEFAULT_TOP_K = 5
 
@@ -113,6 +116,15 @@ def fill_model(message: model_pb2.Model, model: LanguageModel | SentenceEncoder)
         message.max_top_k = model.max_top_k
     else:
         message.dimension = model.dimension
+
+
+def fill_tensor_model(message: model_pb2.Model, model: "OnnxModel") -> None:
+    """Writes what there is to say of a model that takes tensors to tensors."""
+    message.name = model.name
+    message.version = model.version
+    message.kind = model_pb2.MODEL_KIND_TENSOR_MODEL
+    message.architecture = model.platform
+    message.provider = model.provider
 
 
 def _fill_bundle(message: model_pb2.Model, bundle: Bundle) -> None:

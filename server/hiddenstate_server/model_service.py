@@ -1,12 +1,12 @@
 """hiddenstate.v1.ModelService: which models there are."""
 
-from hiddenstate.v1.model_pb2 import GetModelRequest, GetModelResponse, ListModelsRequest, ListModelsResponse
+from hiddenstate.v1.model_pb2 import GetModelRequest, GetModelResponse, ListModelsRequest, ListModelsResponse, Model
 from hiddenstate.v1.model_pb2_grpc import ModelServiceServicer
 from hiddenstate_server.errors import InvalidRequestError
 from hiddenstate_server.interceptor import Context
 from hiddenstate_server.language_model import LanguageModel
-from hiddenstate_server.messages import fill_model
-from hiddenstate_server.repository import Repository
+from hiddenstate_server.messages import fill_model, fill_tensor_model
+from hiddenstate_server.repository import Repository, Served
 from hiddenstate_server.sentence_encoder import SentenceEncoder
 
 
@@ -19,13 +19,19 @@ class ModelService(ModelServiceServicer):
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:  # noqa: N802
         response = ListModelsResponse()
         for model in self._repository.models():
-            if isinstance(model, LanguageModel | SentenceEncoder):  # of others, the Open Inference Protocol tells
-                fill_model(response.models.add(), model)
+            _fill(response.models.add(), model)
         return response
 
     async def GetModel(self, request: GetModelRequest, context: Context) -> GetModelResponse:  # noqa: N802
         if not request.name:
             raise InvalidRequestError("name: is empty; ListModels tells the names")
         response = GetModelResponse()
-        fill_model(response.model, self._repository.bundled_model(request.name, request.version))
+        _fill(response.model, self._repository.find(request.name, request.version))
         return response
+
+
+def _fill(message: Model, model: Served) -> None:
+    if isinstance(model, LanguageModel | SentenceEncoder):
+        fill_model(message, model)
+    else:
+        fill_tensor_model(message, model)

@@ -1,6 +1,5 @@
 """What one PredictStream remembers and answers."""
 
-import time
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
@@ -94,7 +93,7 @@ class PredictRequests:
         predict, held = request.predict, context.held if context else None
         model = self._model(predict, context)
         sent, options, is_bulk = read_context(predict), read_predict_options(predict), read_is_bulk(predict)
-        deadline = self._deadline_of(request)
+        deadline = self._deadline_of(arrived)
         if sent.is_long:
             coming = model.predicting(sent, options, deadline=deadline, is_bulk=is_bulk, held=held)
             return self._submit_when_ready(coming, model, arrived, context, answered)
@@ -150,10 +149,10 @@ class PredictRequests:
             answer = error
         answered(arrived, context, answer)
 
-    def _deadline_of(self, request: StreamedPredictRequest) -> float:
-        if not request.HasField("timeout_ms"):
+    def _deadline_of(self, arrived: Arrived[StreamedPredictRequest]) -> float:
+        if not arrived.request.HasField("timeout_ms"):
             return self._deadline
-        return min(self._deadline, time.monotonic() + request.timeout_ms / 1000)
+        return min(self._deadline, arrived.at + arrived.request.timeout_ms / 1000)
 
     def _model(self, request: PredictRequest, context: StreamContext | None) -> LanguageModel:
         if not (context and context.model):

@@ -15,7 +15,9 @@ import dataclasses
 import functools
 import logging
 import math
+import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -24,6 +26,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from hiddenstate_server.admission import Admission
 from hiddenstate_server.errors import DeadlineError, ModelFailedError, ServingError, ShuttingDownError
 from hiddenstate_server.metrics import Metrics
+
+_NICE = 3
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +46,7 @@ class Work:
     is_bulk: bool = False  # whether it goes behind what is interactive
     abandoned: bool = False  # set by the event loop when nobody waits for it any more
     over: bool = False  # set by the runner thread
+    dropped: bool = False  # over without an answer: it expired, failed, or nobody waited for it any more
     error: ServingError | None = None
     arrival: int = 0
     submitted_at: float = 0.0
@@ -143,6 +148,14 @@ class Scheduler(Generic[W]):
             self._loop.call_soon(self._hand_over)
         self._outbox += works
 
+    def check(self, deadline: float, *, is_bulk: bool) -> None:
+        """Refuses at once what `submit` would refuse whatever its size, before it is made ready for that.
+
+        Raises:
+            OverloadedError: the deadline would pass while it waits.
+        """
+        self._admission.check(deadline, time.monotonic(), is_bulk=is_bulk)
+
     async def run(self, work: W) -> None:
         """Submits work and returns when it is over.
 
@@ -231,6 +244,7 @@ class Scheduler(Generic[W]):
             self._idle.set()
 
     def _run(self, number: int) -> None:
+        _give_way()
         while (batch := self._take(number)) is not None:
             live = self._wanted(batch)
             news = [work for work in batch if work.over] if len(live) < len(batch) else []
@@ -302,5 +316,11 @@ class Scheduler(Generic[W]):
 
     def _end(self, work: W, error: ServingError | None) -> None:
         work.error = error
-        work.over = True
+        work.over = work.dropped = True
         work.finished_at = time.monotonic()
+
+
+def _give_way() -> None:
+    """Lets the event loop go before this thread where cores are few: requests that come late leave models idle."""
+    if sys.platform == "linux":  # elsewhere it would concern all threads
+        os.nice(_NICE)

@@ -96,9 +96,10 @@ class SentenceEncoder:
         self, sentences: Sequence[str], *, truncate: bool = True, deadline: float = math.inf, is_bulk: bool = False
     ) -> "EncodingWork":
         """Does what `encoding_now` does, and lets others go on while long texts become tokens."""
-        self._check(sentences)
         if not is_long(sentences):
             return self.encoding_now(sentences, truncate=truncate, deadline=deadline, is_bulk=is_bulk)
+        self.scheduler.check(deadline, is_bulk=is_bulk)
+        self._check(sentences)
         started_at = time.perf_counter()
         tokens = await asyncio.to_thread(self._tokenizer.encode_batch, sentences)
         self._counts.tokenize.observe(time.perf_counter() - started_at)
@@ -111,7 +112,9 @@ class SentenceEncoder:
 
         Raises:
             InvalidRequestError: there are no sentences, too many, or one that cannot be encoded.
+            OverloadedError: the deadline would pass while it waits.
         """
+        self.scheduler.check(deadline, is_bulk=is_bulk)
         self._check(sentences)
         started_at = time.perf_counter()
         tokens = self._tokenizer.encode_batch(sentences)

@@ -39,7 +39,7 @@ class Arrived(Generic[RequestT]):
     request: RequestT
     request_id: int
     weight: int
-    at: float  # of time.perf_counter()
+    at: float  # when, of time.monotonic(); what its time limit counts from
     works: Sequence[Work] = ()  # what computes its answer
 
 
@@ -140,7 +140,7 @@ class Stream(Generic[RequestT, LaneT]):
 
     async def _read(self) -> None:
         while (message := await self._next_message()) is not grpc.aio.EOF:
-            now = time.perf_counter()
+            now = time.monotonic()
             for count, request in enumerate(message.requests, start=1):
                 if count % _READ_AT_A_TIME == 0:
                     await asyncio.sleep(0)
@@ -219,7 +219,7 @@ class Stream(Generic[RequestT, LaneT]):
         else:
             reply = streamed(arrived.request_id, answer)
         self._replies.add(reply, arrived.weight)
-        self._series.end(code, time.perf_counter() - arrived.at)
+        self._series.end(code, time.monotonic() - arrived.at)
         self._news.set()
 
     async def _write(self) -> None:
@@ -242,7 +242,7 @@ class Stream(Generic[RequestT, LaneT]):
         """Takes what nobody waits for any more out of the model's queue."""
         self._closed = True
         for arrived in self._unanswered.values():
-            self._series.end("CANCELLED", time.perf_counter() - arrived.at)
+            self._series.end("CANCELLED", time.monotonic() - arrived.at)
             for work in arrived.works:
                 work.abandoned = True
         tasks = tuple(self._tasks)

@@ -2,6 +2,7 @@
 published.
 """
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ Wanted = Literal["auto", "fp32", "fp16", "int8"]
 _LEAST_GAIN = 1.1
 _BATCH_SIZES = (1, 16)
 _RUNS = 7  # the fastest counts: a busy machine only ever adds to a run
+_measuring = threading.Lock()  # models are loaded side by side, but two measurements at once are none
 _CPU_INFO = Path("/proc/cpuinfo")
 _FLAGS = {"flags": ("avx512_vnni", "avx_vnni"), "Features": ("asimddp",)}  # x86, ARM: a word of products at once
 
@@ -87,7 +89,8 @@ def _faster(bundle: Bundle, fp32: R, int8: R) -> Choice[R]:
     difference = max(_difference(fp32, int8, batch_size) for batch_size in _BATCH_SIZES)
     if not difference <= allowed:  # NaN must not pass
         return Choice(fp32, "fp32", f"int8 graphs differ from it by {difference:.2g} here, {allowed:.2g} is allowed")
-    gains = [_gain(fp32, int8, batch_size) for batch_size in _BATCH_SIZES]
+    with _measuring:
+        gains = [_gain(fp32, int8, batch_size) for batch_size in _BATCH_SIZES]
     measured = " and ".join(f"{gain:.1f} in batches of {size}" for gain, size in zip(gains, _BATCH_SIZES, strict=True))
     if np.prod(gains) < _LEAST_GAIN ** len(gains):
         return Choice(fp32, "fp32", f"int8 is not faster here: {measured} times as fast")

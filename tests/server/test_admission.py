@@ -19,6 +19,7 @@ class Waiting:
     size: int
     deadline: float = math.inf
     is_bulk: bool = False
+    dropped: bool = False
 
 
 def busy(*, tokens: int, tokens_per_s: float, is_bulk: bool = False, max_waiting_tokens: int = 10**6) -> Admission:
@@ -86,6 +87,17 @@ def test_the_speed_of_the_queue_is_seen_where_it_is_full(tokens_per_s: float) ->
     assert admission.wait_s(1000) == pytest.approx(1000 / tokens_per_s, rel=0.05)
 
 
+@pytest.mark.parametrize("drops", [1, 9])
+def test_what_was_dropped_does_not_make_the_model_look_faster(drops: int) -> None:
+    admission = busy(tokens=1000, tokens_per_s=100.0)
+    admission.admit([Waiting(10)] * 50 * (1 + drops), 0.0)
+    for number in range(1, 51):
+        done = [Waiting(10), *[Waiting(10, dropped=True)] * drops]
+        admission.release(done, number / 10)
+    assert admission.waiting_tokens == 1000
+    assert admission.wait_s(1000) == pytest.approx(10, rel=0.05)
+
+
 def test_a_model_that_had_little_to_do_is_not_taken_for_a_slow_one() -> None:
     admission = Admission(max_waiting_tokens=100, full_batch=2)
     for now in range(50):
@@ -106,10 +118,17 @@ def test_what_could_not_be_answered_in_time_is_refused_with_the_time_when_it_cou
     admission = busy(tokens=1000, tokens_per_s=100.0)  # 10 s of work
     with pytest.raises(OverloadedError, match=r"about 10 s of work, and this request has 4 s: ") as refused:
         admission.admit([Waiting(5, deadline=4.0)], 0.0)
-    assert refused.value.retry_after_s == pytest.approx(6, rel=0.05)
+    assert refused.value.retry_after_s == pytest.approx(10 - 0.7 * 4, rel=0.05)  # it would be taken then
     assert (admission.waiting_tokens, refused.value.reason) == (1000, "queue_slow")
     admission.admit([Waiting(5, deadline=20.0)], 0.0)
     admission.admit([Waiting(5)], 0.0)
+
+
+def test_a_queue_that_is_gone_in_one_batch_is_not_looked_at() -> None:
+    admission = busy(tokens=20, tokens_per_s=1.0)  # 20 s of work in two works, which are a batch
+    admission.admit([Waiting(5, deadline=4.0)], 0.0)
+    with pytest.raises(OverloadedError, match="has 4 s"):
+        admission.admit([Waiting(5, deadline=4.0)], 0.0)
 
 
 def test_several_works_have_the_earliest_deadline_of_them() -> None:

@@ -1,15 +1,20 @@
 """ListModels and GetModel through the wire."""
 
+from pathlib import Path
+
 import grpc
 import pytest
 
 from hiddenstate.v1.model_pb2 import (
     MODEL_KIND_LANGUAGE_MODEL,
     MODEL_KIND_SENTENCE_ENCODER,
+    MODEL_KIND_TENSOR_MODEL,
     GetModelRequest,
     ListModelsRequest,
 )
-from serving import Wire, failure
+from hiddenstate_server.offer import offer
+from onnx_files import scale_model
+from serving import Wire, failure, serving
 
 
 async def test_models_are_listed_by_name_with_what_they_are(wire: Wire) -> None:
@@ -32,6 +37,16 @@ async def test_a_model_is_described_by_name_and_version(wire: Wire) -> None:
         for version in ("", "1"):
             response = await wire.models.GetModel(GetModelRequest(name=model.name, version=version))
             assert response.model == model
+
+
+async def test_models_that_only_the_open_inference_protocol_calls_are_listed_too(tmp_path: Path) -> None:
+    scale_model(tmp_path)
+    async with serving(tmp_path) as wire:
+        (model,) = (await wire.models.ListModels(ListModelsRequest())).models
+        assert (model.name, model.version, model.kind) == ("scale", "1", MODEL_KIND_TENSOR_MODEL)
+        assert (model.architecture, model.provider) == ("onnxruntime_onnx", "CPUExecutionProvider")
+        assert (await wire.models.GetModel(GetModelRequest(name="scale"))).model == model
+        assert offer(wire.server.repository).command == "models"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """PredictStream through the wire: contexts, order, bounds, errors of single requests, and streams that go away."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -19,11 +21,13 @@ from hiddenstate.v1.language_model_pb2 import (
 )
 from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceStub
 from hiddenstate.v1.model_pb2 import ListModelsRequest
+from hiddenstate_server import streams
 from serving import WAIT_S, Wire, failure, held, serving, until
 
 TEXT = "I would like to thank"
 INVALID = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+LATE = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 NOT_FOUND = grpc.StatusCode.NOT_FOUND.value[0]
 
 
@@ -31,6 +35,12 @@ def ask(request_id: int, context_id: int, text: str, *, close: bool = False, **m
     """Returns a request that appends a text."""
     predict = PredictRequest(text=text, **more)
     return StreamedPredictRequest(request_id=request_id, context_id=context_id, predict=predict, close_context=close)
+
+
+def limited(request: StreamedPredictRequest, *, timeout_ms: int) -> StreamedPredictRequest:
+    """Returns a request with a time limit of its own."""
+    request.timeout_ms = timeout_ms
+    return request
 
 
 class Caller:
@@ -89,6 +99,43 @@ async def words_after(wire: Wire, text: str) -> list[str]:
     """Returns what the unary call answers."""
     response = await wire.language_model.Predict(PredictRequest(text=text))
     return [candidate.word for candidate in response.candidates]
+
+
+async def test_a_request_whose_time_passes_is_answered_so_and_costs_nothing(one_runner: Wire) -> None:
+    caller = Caller(one_runner)
+    with held(one_runner.server.repository.language_model()) as gate:
+        await caller.send(ask(1, 0, TEXT))
+        await gate.reached()
+        await caller.send(limited(ask(2, 0, "The car"), timeout_ms=1), limited(ask(3, 0, "The"), timeout_ms=60_000))
+        await until(lambda: one_runner.metric("hiddenstate_requests_in_flight", method="PredictStream") == 3)
+        passed = time.monotonic() + 0.001
+        await until(lambda: time.monotonic() > passed)
+    replies = await caller.replies(3)
+    assert replies[2].error.code == LATE
+    assert words(replies[3]) == await words_after(one_runner, "The")
+    labels = {"model": "tiny-lm", "version": "1"}
+    assert one_runner.metric("hiddenstate_requests_dropped_total", reason="deadline", **labels) == 1
+    caller.call.cancel()
+
+
+async def test_time_limits_count_from_when_a_request_was_read_also_behind_others_of_its_context(
+    one_runner: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Requests look as if they had been read two minutes ago, and those of the context begin only when the gate opens.
+    monkeypatch.setattr(streams, "time", SimpleNamespace(monotonic=lambda: time.monotonic() - 120))
+    caller = Caller(one_runner)
+    with held(one_runner.server.repository.language_model()) as gate:
+        await caller.send(
+            ask(1, 7, "The car"),
+            limited(ask(2, 7, "was"), timeout_ms=60_000),
+            limited(ask(3, 7, "new"), timeout_ms=600_000),
+        )
+        await gate.reached()
+        await until(lambda: one_runner.metric("hiddenstate_requests_in_flight", method="PredictStream") == 3)
+    replies = await caller.replies(3)
+    assert replies[2].error.code == LATE
+    assert words(replies[3]) == await words_after(one_runner, "The car new")
+    caller.call.cancel()
 
 
 async def test_requests_of_one_context_are_answered_in_their_order(wire: Wire, caller: Caller) -> None:

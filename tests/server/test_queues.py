@@ -197,7 +197,7 @@ def test_bulk_work_waits_no_more_than_four_batches_for_a_turn_whatever_comes(
 
 
 @pytest.mark.parametrize(
-    ("waiting", "sharers", "taken"), [(30, 1, 30), (30, 3, 10), (30, 2, 15), (12, 3, 8), (6, 3, 6)]
+    ("waiting", "sharers", "taken"), [(60, 1, 60), (60, 3, 20), (60, 2, 30), (30, 3, 16), (6, 3, 6)]
 )
 def test_threads_that_are_free_share_what_waits_but_take_no_crumbs(waiting: int, sharers: int, taken: int) -> None:
     queues: list[Any] = [

@@ -159,6 +159,28 @@ async def test_cancelled_and_expired_work_is_never_computed(scheduler: Scheduler
     assert len(gate.batches) == 1
 
 
+async def test_only_what_was_computed_counts_as_done(
+    scheduler: Scheduler[Turns], gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, bool]] = []
+    release = scheduler._admission.release
+
+    def seen_release(works: Sequence[Any], now: float) -> None:
+        seen.extend((work.size, work.dropped) for work in works)
+        release(works, now)
+
+    monkeypatch.setattr(scheduler._admission, "release", seen_release)
+    works = [Turns(size=1), Turns(size=2, deadline=0.0), Turns(size=3), Turns(size=4)]
+    works[2].abandoned = True
+    gate.open.release()
+    with pytest.raises(DeadlineError):
+        await scheduler.run_all(works)
+    gate.open.release()
+    with pytest.raises(ModelFailedError):
+        await scheduler.run(Turns(size=5, fails=True))
+    assert sorted(seen) == [(1, False), (2, True), (3, True), (4, False), (5, True)]
+
+
 async def test_a_step_that_raises_fails_its_batch_without_telling_internals_and_the_next_one_runs(
     any_scheduler: Scheduler[Turns], gate: Gate
 ) -> None:

@@ -1,6 +1,8 @@
 """Encode and EncodeStream through the wire."""
 
 import asyncio
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -16,6 +18,7 @@ from hiddenstate.v1.sentence_encoder_pb2 import (
     StreamedEncodeRequest,
     StreamedEncodeResponse,
 )
+from hiddenstate_server import streams
 from serving import WAIT_S, Wire, failure, held, serving, until
 
 SENTENCES = ["The car was new.", "Some of the time", "thank you"]
@@ -108,6 +111,20 @@ async def test_a_stream_counts_sentences_for_its_bound(models_dir: Any) -> None:
             await until(lambda: wire.metric("hiddenstate_requests_in_flight", **in_flight) == 2)
         await call.done_writing()
         assert sum([len(message.responses) async for message in replies_of(call)]) == 5
+
+
+async def test_time_limits_of_a_stream_count_from_when_a_request_was_read(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Requests look as if they had been read two minutes ago.
+    monkeypatch.setattr(streams, "time", SimpleNamespace(monotonic=lambda: time.monotonic() - 120))
+    encode = EncodeRequest(sentences=SENTENCES)
+    limits = {1: 60_000, 2: 600_000, 3: None}
+    replies = await stream(
+        wire, *(StreamedEncodeRequest(request_id=n, encode=encode, timeout_ms=limit) for n, limit in limits.items())
+    )
+    assert replies[1].error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    assert replies[2].response.embeddings == replies[3].response.embeddings != b""
 
 
 async def test_a_request_that_is_heavier_than_the_bound_goes_alone(models_dir: Any) -> None:

@@ -1,6 +1,8 @@
 """Traces as a collector receives them, and endpoints that are no collector."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -156,3 +158,19 @@ def children(spans: Sequence[Span], parent: Span) -> list[Span]:
 def attributes(span: Span) -> dict[str, Any]:
     """Returns a span's attributes."""
     return {each.key: getattr(each.value, each.value.WhichOneof("value") or "") for each in span.attributes}
+
+
+async def test_an_extra_that_is_missing_is_told_at_start(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "hiddenstate_server.tracing", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
+    settings = Settings.of(models=models_dir, listen="127.0.0.1:0", metrics="off", trace_endpoint="127.0.0.1:1")
+    with pytest.raises(
+        ConfigError, match=r"--trace-endpoint needs opentelemetry.* pip install 'hiddenstate\[tracing\]'"
+    ):
+        await Server.start(settings)
+
+
+def test_nothing_of_it_is_loaded_where_traces_are_off() -> None:
+    code = "import sys, hiddenstate_server.server; print([n for n in sys.modules if n.startswith('opentelemetry')])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout == "[]\n"

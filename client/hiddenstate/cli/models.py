@@ -33,4 +33,5 @@ def models(client: Client, as_json: bool) -> None:
 
 def _row(model: ModelInfo) -> tuple[str, ...]:
     kind = model.kind.replace("_", " ")
-    return (model.name, model.version, kind, model.architecture, f"{model.parameters:,}", model.provider)
+    parameters = f"{model.parameters:,}" if model.parameters else "-"  # an ONNX model does not tell
+    return (model.name, model.version, kind, model.architecture, parameters, model.provider)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahiddenstate/v1/model.proto\x12\x0ehiddenstate.v1\"\xbc\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\'\n\x04kind\x18\x03 \x01(\x0e\x32\x19.hiddenstate.v1.ModelKind\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x13\n\x0bhidden_size\x18\x06 \x01(\r\x12\x12\n\nnum_layers\x18\x07 \x01(\r\x12\x12\n\nparameters\x18\x08 \x01(\x04\x12\x13\n\x0bstate_bytes\x18\t \x01(\r\x12\x11\n\tmax_top_k\x18\n \x01(\r\x12\x16\n\x0emax_seq_length\x18\x0b \x01(\r\x12\x11\n\tdimension\x18\x0c \x01(\r\x12\x12\n\nnormalized\x18\r \x01(\x08\x12\x10\n\x08provider\x18\x0e \x01(\t\x12\x33\n\x07metrics\x18\x0f \x03(\x0b\x32\".hiddenstate.v1.Model.MetricsEntry\x12\x0f\n\x07license\x18\x10 \x01(\t\x12\x15\n\rtraining_data\x18\x11 \x01(\t\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x13\n\x11ListModelsRequest\";\n\x12ListModelsResponse\x12%\n\x06models\x18\x01 \x03(\x0b\x32\x15.hiddenstate.v1.Model\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"8\n\x10GetModelResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.hiddenstate.v1.Model*g\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19MODEL_KIND_LANGUAGE_MODEL\x10\x01\x12\x1f\n\x1bMODEL_KIND_SENTENCE_ENCODER\x10\x02\x32\xb2\x01\n\x0cModelService\x12S\n\nListModels\x12!.hiddenstate.v1.ListModelsRequest\x1a\".hiddenstate.v1.ListModelsResponse\x12M\n\x08GetModel\x12\x1f.hiddenstate.v1.GetModelRequest\x1a .hiddenstate.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahiddenstate/v1/model.proto\x12\x0ehiddenstate.v1\"\xbc\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\'\n\x04kind\x18\x03 \x01(\x0e\x32\x19.hiddenstate.v1.ModelKind\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12\x12\n\nvocab_size\x18\x05 \x01(\r\x12\x13\n\x0bhidden_size\x18\x06 \x01(\r\x12\x12\n\nnum_layers\x18\x07 \x01(\r\x12\x12\n\nparameters\x18\x08 \x01(\x04\x12\x13\n\x0bstate_bytes\x18\t \x01(\r\x12\x11\n\tmax_top_k\x18\n \x01(\r\x12\x16\n\x0emax_seq_length\x18\x0b \x01(\r\x12\x11\n\tdimension\x18\x0c \x01(\r\x12\x12\n\nnormalized\x18\r \x01(\x08\x12\x10\n\x08provider\x18\x0e \x01(\t\x12\x33\n\x07metrics\x18\x0f \x03(\x0b\x32\".hiddenstate.v1.Model.MetricsEntry\x12\x0f\n\x07license\x18\x10 \x01(\t\x12\x15\n\rtraining_data\x18\x11 \x01(\t\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x13\n\x11ListModelsRequest\";\n\x12ListModelsResponse\x12%\n\x06models\x18\x01 \x03(\x0b\x32\x15.hiddenstate.v1.Model\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"8\n\x10GetModelResponse\x12$\n\x05model\x18\x01 \x01(\x0b\x32\x15.hiddenstate.v1.Model*\x84\x01\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19MODEL_KIND_LANGUAGE_MODEL\x10\x01\x12\x1f\n\x1bMODEL_KIND_SENTENCE_ENCODER\x10\x02\x12\x1b\n\x17MODEL_KIND_TENSOR_MODEL\x10\x03\x32\xb2\x01\n\x0cModelService\x12S\n\nListModels\x12!.hiddenstate.v1.ListModelsRequest\x1a\".hiddenstate.v1.ListModelsResponse\x12M\n\x08GetModel\x12\x1f.hiddenstate.v1.GetModelRequest\x1a .hiddenstate.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODEL_METRICSENTRY']._loaded_options = None
   _globals['_MODEL_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_MODELKIND']._serialized_start=683
-  _globals['_MODELKIND']._serialized_end=786
+  _globals['_MODELKIND']._serialized_start=684
+  _globals['_MODELKIND']._serialized_end=816
   _globals['_MODEL']._serialized_start=47
   _globals['_MODEL']._serialized_end=491
   _globals['_MODEL_METRICSENTRY']._serialized_start=445
@@ -47,6 +47,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELREQUEST']._serialized_end=623
   _globals['_GETMODELRESPONSE']._serialized_start=625
   _globals['_GETMODELRESPONSE']._serialized_end=681
-  _globals['_MODELSERVICE']._serialized_start=789
-  _globals['_MODELSERVICE']._serialized_end=967
+  _globals['_MODELSERVICE']._serialized_start=819
+  _globals['_MODELSERVICE']._serialized_end=997
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,10 @@ class _ModelKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enum
     """Predicts, generates and scores words."""
     MODEL_KIND_SENTENCE_ENCODER: _ModelKind.ValueType  # 2
     """Encodes sentences as vectors."""
+    MODEL_KIND_TENSOR_MODEL: _ModelKind.ValueType  # 3
+    """Takes tensors to tensors: an ONNX model, which the Open Inference Protocol calls and describes. Only its name,
+    version, kind, architecture and provider are told here.
+    """
 
 class ModelKind(_ModelKind, metaclass=_ModelKindEnumTypeWrapper):
     """What a model is for."""
@@ -41,6 +45,10 @@ MODEL_KIND_LANGUAGE_MODEL: ModelKind.ValueType  # 1
 """Predicts, generates and scores words."""
 MODEL_KIND_SENTENCE_ENCODER: ModelKind.ValueType  # 2
 """Encodes sentences as vectors."""
+MODEL_KIND_TENSOR_MODEL: ModelKind.ValueType  # 3
+"""Takes tensors to tensors: an ONNX model, which the Open Inference Protocol calls and describes. Only its name,
+version, kind, architecture and provider are told here.
+"""
 Global___ModelKind: typing_extensions.TypeAlias = ModelKind
 
 @typing.final

@@ -34,7 +34,7 @@ class Admission:
             self._refusals["queue_full"].value += 1
             raise OverloadedError(
                 f"calls that wait for {self._model} have {self._size:,} KiB and may have {self._max_size:,}; this one "
-                f"has {size:,}: send it again later, or in smaller parts",
+                f"has {size:,} KiB: send it again later, or in smaller parts",
                 reason="queue_full",
             )
         self._size += size

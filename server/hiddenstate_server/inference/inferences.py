@@ -33,6 +33,7 @@ class Inferences:
             outputs=call.outputs,
             deadline=min(deadline, time.monotonic() + parameters.timeout_s),
             sequence=parameters.sequence if model.stateful else None,
+            is_bulk=parameters.is_bulk,
         )
         fill_answer(response, request, call, answer, model)
 

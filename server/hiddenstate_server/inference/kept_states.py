@@ -31,9 +31,9 @@ class KeptStates:
                 f"sequence_id: is missing; {self._model} keeps a state, so name a sequence and begin it with "
                 "sequence_start"
             )
-        start = self._start(call.rows) if step.start else {}
-        async with self.sequences.step(step, _size(start)) as turn:
-            state = start if turn.state is None else turn.state
+        size = sum(state.start_bytes(call.rows) for state in self._states) if step.start else 0
+        async with self.sequences.step(step, size) as turn:
+            state = self._start(call.rows) if turn.state is None else turn.state
             self._check_rows(call, state)
             call.inputs |= state
             await run(call)

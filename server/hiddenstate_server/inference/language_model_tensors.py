@@ -72,6 +72,7 @@ class LanguageModelTensors:
         outputs: Sequence[str] = (),
         deadline: float = math.inf,
         sequence: SequenceStep | None = None,
+        is_bulk: bool = False,
     ) -> Tensors:
         """Answers the next words of each text, likeliest first, [batch, k]; see `TensorModel.infer`.
 
@@ -81,9 +82,9 @@ class LanguageModelTensors:
             rows = self._rows(inputs, sequence)
             model = served(self._model)
             if sequence:
-                predictions = [await self._step(model, rows[0], sequence, deadline)]
+                predictions = [await self._step(model, rows[0], sequence, deadline, is_bulk)]
             else:
-                predictions = await _predict_all(model, rows, deadline)
+                predictions = await _predict_all(model, rows, deadline, is_bulk)
             account.answered(len(rows), [prediction.usage for prediction in predictions])
         answer = _tensors(predictions)
         return {name: answer[name] for name in outputs or answer}
@@ -105,17 +106,19 @@ class LanguageModelTensors:
         prefixes = read_texts(columns[PREFIX], PREFIX) if PREFIX in columns else [""] * count
         return [Row(*row) for row in zip(texts, top_k, prefixes, strict=True)]
 
-    async def _step(self, model: LanguageModel, row: Row, step: SequenceStep, deadline: float) -> Prediction:
+    async def _step(
+        self, model: LanguageModel, row: Row, step: SequenceStep, deadline: float, is_bulk: bool
+    ) -> Prediction:
         async with self.sequences.step(step, self._state_bytes) as turn:
             held = HeldContext(turn.state)
-            prediction = await _predict(model, row, deadline, held)
+            prediction = await _predict(model, row, deadline, is_bulk, held)
             assert held.state
             turn.keep(held.state, self._state_bytes)
             return prediction
 
 
-async def _predict_all(model: LanguageModel, rows: Sequence[Row], deadline: float) -> list[Prediction]:
-    tasks = [asyncio.create_task(_predict(model, row, deadline)) for row in rows]
+async def _predict_all(model: LanguageModel, rows: Sequence[Row], deadline: float, is_bulk: bool) -> list[Prediction]:
+    tasks = [asyncio.create_task(_predict(model, row, deadline, is_bulk)) for row in rows]
     try:
         return await asyncio.gather(*tasks)
     finally:
@@ -123,8 +126,12 @@ async def _predict_all(model: LanguageModel, rows: Sequence[Row], deadline: floa
             task.cancel()
 
 
-async def _predict(model: LanguageModel, row: Row, deadline: float, held: HeldContext | None = None) -> Prediction:
-    return await model.predict(Context(text=row.text), top_k=row.top_k, prefix=row.prefix, deadline=deadline, held=held)
+async def _predict(
+    model: LanguageModel, row: Row, deadline: float, is_bulk: bool, held: HeldContext | None = None
+) -> Prediction:
+    return await model.predict(
+        Context(text=row.text), top_k=row.top_k, prefix=row.prefix, deadline=deadline, is_bulk=is_bulk, held=held
+    )
 
 
 def _tensors(predictions: Sequence[Prediction]) -> Tensors:

@@ -15,10 +15,10 @@ from hiddenstate_server.inference.admission import Admission
 from hiddenstate_server.inference.batching import Batching, find_batching
 from hiddenstate_server.inference.input_check import InputCheck
 from hiddenstate_server.inference.kept_states import KeptStates
-from hiddenstate_server.inference.onnx_config import OnnxConfig, SequencesConfig, load_config
+from hiddenstate_server.inference.onnx_config import CONFIG_FILE, OnnxConfig, SequencesConfig, load_config
 from hiddenstate_server.inference.onnx_file import external_files
 from hiddenstate_server.inference.onnx_runner import OnnxRunner, OnnxStep
-from hiddenstate_server.inference.sequences import Sequences
+from hiddenstate_server.inference.sequences import OVERHEAD_BYTES, Sequences
 from hiddenstate_server.inference.shape_queue import Call, ShapeQueue, fits
 from hiddenstate_server.inference.signature import Port, Signature, read_signature
 from hiddenstate_server.inference.statistics import Statistics
@@ -110,6 +110,7 @@ class OnnxModel:
         session = make_session(path, provider, settings.threads if config.threads is None else config.threads)
         try:
             signature = read_signature(session.get_inputs(), session.get_outputs(), config)
+            _check_room(signature, _max_bytes(config.sequences, settings))
             runner = OnnxRunner(session, signature)
             batching = find_batching(config, signature, runner, config.max_batch or settings.max_batch)
             _check_states(signature, batching)
@@ -142,6 +143,7 @@ class OnnxModel:
         outputs: Sequence[str] = (),
         deadline: float = math.inf,
         sequence: SequenceStep | None = None,
+        is_bulk: bool = False,
     ) -> Tensors:
         """Answers the outputs that are named, or all, in that order. A model without a state ignores the sequence.
 
@@ -151,7 +153,7 @@ class OnnxModel:
         started_at = time.perf_counter_ns()
         try:
             wanted = self._wanted(outputs)
-            call = self._admit(inputs, wanted, deadline, sequence)
+            call = self._admit(inputs, wanted, deadline, sequence, is_bulk)
             try:
                 await (self._states.run(call, sequence, self._run) if self.stateful else self._run(call))
             finally:
@@ -181,7 +183,14 @@ class OnnxModel:
                 )
         return list(dict.fromkeys(outputs)) or there
 
-    def _admit(self, inputs: Tensors, wanted: Sequence[str], deadline: float, sequence: SequenceStep | None) -> Call:
+    def _admit(
+        self,
+        inputs: Tensors,
+        wanted: Sequence[str],
+        deadline: float,
+        sequence: SequenceStep | None,
+        is_bulk: bool,
+    ) -> Call:
         try:
             checked, rows = self._check(inputs)
             size = _kib(checked)
@@ -191,7 +200,7 @@ class OnnxModel:
                 self.sequences.refuse(sequence)
             raise
         outputs = [*wanted, *self._state_outputs]
-        return Call(size=size, deadline=deadline, inputs=checked, outputs=outputs, rows=rows)
+        return Call(size=size, deadline=deadline, is_bulk=is_bulk, inputs=checked, outputs=outputs, rows=rows)
 
     async def _run(self, call: Call) -> None:
         call.fits = fits(call.inputs, self._axes) if self.batching.max_batch else None
@@ -212,8 +221,22 @@ class OnnxModel:
 def _sequences(config: SequencesConfig, settings: EngineSettings) -> Sequences[Tensors]:
     return Sequences(
         idle_limit_s=settings.sequence_idle_s if config.idle_limit_s is None else config.idle_limit_s,
-        max_bytes=settings.sequence_bytes if config.max_bytes is None else config.max_bytes,
+        max_bytes=_max_bytes(config, settings),
     )
+
+
+def _max_bytes(config: SequencesConfig, settings: EngineSettings) -> int:
+    return settings.sequence_bytes if config.max_bytes is None else config.max_bytes
+
+
+def _check_room(signature: Signature, max_bytes: int) -> None:
+    """Refuses a model of which not a single sequence could begin, before anything of that size is made."""
+    needed = sum(state.start_bytes(1) for state in signature.states)
+    if signature.states and needed + OVERHEAD_BYTES > max_bytes:
+        raise BundleError(
+            f"state: a sequence of one row has {needed:,} bytes, and all sequences may have {max_bytes:,} "
+            f"(sequences.max_bytes in {CONFIG_FILE}, or --sequence-bytes)"
+        )
 
 
 def _check_states(signature: Signature, batching: Batching) -> None:

@@ -15,6 +15,7 @@ EMPTY_FINAL_RESPONSE: Final = "triton_enable_empty_final_response"
 _RESERVED: Final = "triton_"  # beginnings of names that callers may not invent
 _INTEGER: Final = ("int64_param", "uint64_param")
 _MICROSECONDS: Final = 1e6
+_FIRST: Final = 1  # the most urgent priority
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,7 @@ class CallParameters:
 
     sequence: SequenceStep | None = None
     timeout_s: float = math.inf
+    is_bulk: bool = False  # whether it goes behind what is not
 
 
 def read_parameters(parameters: Parameters) -> CallParameters:
@@ -37,8 +39,9 @@ def read_parameters(parameters: Parameters) -> CallParameters:
         if name.startswith(_RESERVED) and name != EMPTY_FINAL_RESPONSE:
             raise InvalidRequestError(f"parameters: {name[:64]!r} is not known; names with {_RESERVED} are reserved")
     _read(parameters, EMPTY_FINAL_RESPONSE, ("bool_param",), False)
-    _read(parameters, "priority", _INTEGER, 0)
-    return CallParameters(sequence=_sequence(parameters), timeout_s=_timeout_s(parameters))
+    return CallParameters(
+        sequence=_sequence(parameters), timeout_s=_timeout_s(parameters), is_bulk=_is_bulk(parameters)
+    )
 
 
 def _sequence(parameters: Parameters) -> SequenceStep | None:
@@ -58,6 +61,16 @@ def _timeout_s(parameters: Parameters) -> float:
     if timeout < 0:
         raise InvalidRequestError(f"parameters: timeout is {timeout}; send microseconds, or 0 for none")
     return timeout / _MICROSECONDS if timeout else math.inf
+
+
+def _is_bulk(parameters: Parameters) -> bool:
+    """Triton counts its levels from 1, the most urgent; 0 is the model's default. Here there are two."""
+    priority: int = _read(parameters, "priority", _INTEGER, 0)
+    if priority < 0:
+        raise InvalidRequestError(
+            f"parameters: priority is {priority}; send 0 or 1 to go first, 2 or more to go behind"
+        )
+    return priority > _FIRST
 
 
 def _read(parameters: Parameters, name: str, kinds: tuple[str, ...], default: Any) -> Any:

@@ -41,12 +41,13 @@ class SentenceEncoderTensors:
         outputs: Sequence[str] = (),
         deadline: float = math.inf,
         sequence: SequenceStep | None = None,
+        is_bulk: bool = False,
     ) -> Tensors:
         """Answers a vector for each sentence, [batch, dimension]; see `TensorModel.infer`."""
         with CallAccount(self.statistics) as account:
             columns, rows = read_columns(inputs, self.inputs, self.max_batch_size)
             sentences = read_texts(columns[SENTENCES], SENTENCES)
-            encoding = await served(self._model).encode(sentences, deadline=deadline)
+            encoding = await served(self._model).encode(sentences, deadline=deadline, is_bulk=is_bulk)
             account.answered(rows, [encoding.usage])
         return {EMBEDDINGS: encoding.embeddings}
 

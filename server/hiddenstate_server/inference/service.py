@@ -119,7 +119,7 @@ class InferenceService(GRPCInferenceServiceServicer):
                 f"parameters: {parameter[:64]!r} is set, but models and their configuration are read from the "
                 "repository alone; put the files there and load without parameters"
             )
-        await self._repository.load(_name(request.model_name))
+        await self._repository.load(_name(request.model_name, "model_name"))
         return messages.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802
@@ -127,7 +127,7 @@ class InferenceService(GRPCInferenceServiceServicer):
     ) -> messages.RepositoryModelUnloadResponse:
         _check_repository(request.repository_name)
         _check_unload(request.parameters)
-        await self._repository.unload(_name(request.model_name))
+        await self._repository.unload(_name(request.model_name, "model_name"))
         return messages.RepositoryModelUnloadResponse()
 
     def _find(self, name: str, version: str) -> TensorModel:
@@ -141,9 +141,9 @@ class InferenceService(GRPCInferenceServiceServicer):
         return True
 
 
-def _name(name: str) -> str:
+def _name(name: str, field: str = "name") -> str:
     if not name:
-        raise InvalidRequestError("name: is empty; RepositoryIndex tells the names")
+        raise InvalidRequestError(f"{field}: is empty; RepositoryIndex tells the names")
     return name
 
 

@@ -14,6 +14,9 @@ from hiddenstate_server.scheduler import Work
 
 _NO_TIMES = RunTimes()
 
+# Runs in a row that bulk calls let interactive ones go before them, as in buckets.py.
+_PASSED_OVER = 4
+
 
 @dataclasses.dataclass(slots=True, kw_only=True, eq=False)
 class Call(Work):
@@ -29,39 +32,94 @@ class Call(Work):
 
 
 class ShapeQueue:
-    """Waiting calls by the shapes of their tensors."""
+    """Waiting calls by the shapes of their tensors. Bulk ones ride along, and have their turn in the end."""
 
     def __init__(self, *, max_batch: int, releases: Releases | None = None) -> None:
         """Takes the most rows of a run; 0 runs each call by itself. `releases` counts the batches."""
         self._releases = releases or Releases.uncounted()
         self._max_batch = max_batch
-        self._order: collections.deque[Call] = collections.deque()
-        self._waiting: dict[Hashable, collections.deque[Call]] = {}
+        self._interactive = _Lane()
+        self._bulk = _Lane()
+        self._passed_over = 0
 
     def put(self, work: Call) -> None:
         """Adds a call."""
+        (self._bulk if work.is_bulk else self._interactive).put(work)
+
+    def take(self, sharers: int) -> list[Call]:
+        """Removes and returns the call whose turn it is and those behind it that fit; one thread takes all."""
+        lane, other = self._turn()
+        if (oldest := lane.oldest()) is None:
+            return []
+        lane.remove(oldest)
+        left = self._max_batch - oldest.rows
+        batch = [oldest]
+        for each in (lane, other):
+            more = each.take(oldest.fits, left)
+            left -= sum(call.rows for call in more)
+            batch += more
+        self._count(batch, oldest.fits)
+        return batch
+
+    def _count(self, batch: list[Call], fits: Hashable) -> None:
+        lanes = (self._interactive, self._bulk)
+        # What waits on and fits had no room left.
+        limit = len(batch) if any(lane.holds(fits) for lane in lanes) else len(batch) + 1
+        self._releases.batch(size=len(batch), left=sum(lane.kinds for lane in lanes), share=limit, limit=limit)
+
+    def _turn(self) -> "tuple[_Lane, _Lane]":
+        """Returns those whose turn the next batch is, and those who may fill it up."""
+        bulk, interactive = self._bulk.oldest(), self._interactive.oldest()
+        bulk_first = bulk and (not interactive or self._passed_over >= _PASSED_OVER)
+        self._passed_over = 0 if bulk_first or not bulk else self._passed_over + 1
+        return (self._bulk, self._interactive) if bulk_first else (self._interactive, self._bulk)
+
+
+class _Lane:
+    """Calls in the order in which they came, and in that order among those that fit."""
+
+    def __init__(self) -> None:
+        self._order: collections.deque[Call] = collections.deque()
+        self._waiting: dict[Hashable, collections.deque[Call]] = {}
+
+    @property
+    def kinds(self) -> int:
+        """How many groups of calls wait that fit together."""
+        return len(self._waiting)
+
+    def holds(self, fits: Hashable) -> bool:
+        """Tells whether a call waits that fits."""
+        return fits in self._waiting
+
+    def put(self, work: Call) -> None:
         self._order.append(work)
         self._waiting.setdefault(work.fits, collections.deque()).append(work)
 
-    def take(self, sharers: int) -> list[Call]:
-        """Removes and returns the call that has waited longest and those behind it that fit; one thread takes all."""
+    def oldest(self) -> Call | None:
+        """Returns the call that has waited longest."""
         while self._order and self._order[0].taken:  # it went with an older one
             self._order.popleft()
-        if not self._order:
-            return []
-        fits = self._order.popleft().fits
+        return self._order[0] if self._order else None
+
+    def remove(self, oldest: Call) -> None:
+        """Removes what `oldest` returned, which is the oldest of those that fit too."""
+        self._pop(oldest.fits)
+
+    def take(self, fits: Hashable, rows: int) -> list[Call]:
+        """Removes and returns the oldest calls that fit, together of no more than so many rows."""
+        calls = []
+        while (waiting := self._waiting.get(fits)) and waiting[0].rows <= rows:
+            calls.append(self._pop(fits))
+            rows -= calls[-1].rows
+        return calls
+
+    def _pop(self, fits: Hashable) -> Call:
         waiting = self._waiting[fits]
-        batch = [waiting.popleft()]
-        rows = batch[0].rows
-        while waiting and (rows := rows + waiting[0].rows) <= self._max_batch:
-            batch.append(waiting.popleft())
+        call = waiting.popleft()
+        call.taken = True
         if not waiting:
             del self._waiting[fits]
-        for call in batch:
-            call.taken = True
-        limit = len(batch) if waiting else self._max_batch + 1  # the next that fits would be too much
-        self._releases.batch(size=len(batch), left=len(self._waiting), share=limit, limit=limit)
-        return batch
+        return call
 
 
 def fits(inputs: Tensors, axes: Mapping[str, int | None]) -> Hashable:

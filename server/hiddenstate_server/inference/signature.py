@@ -1,6 +1,7 @@
 """What a graph takes and gives, by its own account and by its `config.toml`: the ports of a tensor model."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -97,12 +98,18 @@ class StatePort:
 
     def start(self, rows: int) -> NDArray[Any]:
         """Returns what a sequence of so many rows starts from."""
+        return np.broadcast_to(self.initial, self._start_shape(rows)).copy()
+
+    def start_bytes(self, rows: int) -> int:
+        """Returns the size of that."""
+        return math.prod(self._start_shape(rows)) * self.initial.itemsize
+
+    def _start_shape(self, rows: int) -> tuple[int, ...]:
         axis = self.input.batch_axis
-        shape = tuple(
+        return tuple(
             dim if isinstance(dim, int) else rows if position == axis else 0
             for position, dim in enumerate(self.input.dims)
         )
-        return np.broadcast_to(self.initial, shape).copy()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

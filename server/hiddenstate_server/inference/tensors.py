@@ -119,8 +119,10 @@ class TensorModel(Protocol):
         outputs: Sequence[str] = (),
         deadline: float = math.inf,
         sequence: SequenceStep | None = None,
+        is_bulk: bool = False,
     ) -> Tensors:
-        """Answers the outputs that are named, or all, in that order. `deadline` is a time of time.monotonic().
+        """Answers the outputs that are named, or all, in that order. `deadline` is a time of time.monotonic();
+        what is bulk goes behind what is not.
 
         Raises:
             ServingError: an input is missing, unknown, or of the wrong datatype or shape; the sequence is unknown, has

@@ -1,6 +1,7 @@
 """Runs a graph with rows that are made up: alone, together, and compares."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from hiddenstate_server.inference.tensors import Tensors
 
 # ONNX Runtime's recurrent layers take another path above 4 rows, so there have to be fewer and more.
 _ROWS: Final = (8, 3)
+_MOST_VALUES: Final = 2**25  # of all inputs together, 256 MiB while they are drawn
 _SIZES: Final = (4, 32)  # of open axes; the first is taken that the graph runs with
 # What a sum in another order may differ by, as a part of the largest value.
 _TOLERANCES: Final = {np.dtype(np.float16): 4e-3, np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-11}
@@ -99,6 +101,7 @@ def _runnable(signature: Signature, runner: OnnxRunner, rows: int) -> Tensors:
 
 
 def _draw(signature: Signature, rows: int, size: int) -> Tensors:
+    _check_size(signature, rows, size)
     random = np.random.default_rng(0)
     feed = {port.name: _draw_port(port, rows, size, random) for port in signature.inputs}
     for state in signature.states:
@@ -109,13 +112,23 @@ def _draw(signature: Signature, rows: int, size: int) -> Tensors:
     return feed
 
 
-def _draw_port(port: Port, rows: int, size: int, random: np.random.Generator) -> NDArray[Any]:
-    axis = port.batch_axis
+def _check_size(signature: Signature, rows: int, size: int) -> None:
+    """Whatever sizes a graph declares, the server goes on serving others."""
+    values = sum(math.prod(_shape(port, rows, size)) for port in signature.inputs)
+    if values > _MOST_VALUES:
+        raise ValueError(f"inputs of {rows} rows have {values:,} values, more than {_MOST_VALUES:,}")
+
+
+def _shape(port: Port, rows: int, size: int) -> tuple[int, ...]:
     open_size = min(size, port.longest or size)
-    shape = tuple(
-        dim if isinstance(dim, int) else rows if position == axis else open_size
+    return tuple(
+        dim if isinstance(dim, int) else rows if position == port.batch_axis else open_size
         for position, dim in enumerate(port.dims)
     )
+
+
+def _draw_port(port: Port, rows: int, size: int, random: np.random.Generator) -> NDArray[Any]:
+    axis, shape = port.batch_axis, _shape(port, rows, size)
     if port.datatype == "BYTES":
         return np.full(shape, b"a", dtype=object)
     if port.dtype.kind != "f":

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import (
@@ -21,6 +20,7 @@ from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.prefix_cache import PrefixCache
 from hiddenstate_server.repository.catalog import Catalog
 from hiddenstate_server.repository.files import Listing, ModelFiles, VersionFiles
+from hiddenstate_server.repository.index import IndexEntry, index
 from hiddenstate_server.repository.loader import Loader, Served, describe
 from hiddenstate_server.repository.loads import Failure, Loads, ModelState
 from hiddenstate_server.repository.local_source import LocalSource
@@ -29,25 +29,12 @@ from hiddenstate_server.repository.source import Source
 from hiddenstate_server.repository.version import Version
 from hiddenstate_server.sentence_encoder import SentenceEncoder
 
-State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 Listener = Callable[[str, bool], None]
-
-# What bundles hold. A union would do, were it a type to mypy.
-_BUNDLED: tuple[type[LanguageModel | SentenceEncoder], ...] = (LanguageModel, SentenceEncoder)
 
 # Models that are loaded at a time: each may hold its graphs in two variants until the faster one is known.
 _MOST_LOADS = 4
 
 _log = logging.getLogger(__name__)
-
-
-class IndexEntry(NamedTuple):
-    """What one version is doing."""
-
-    name: str
-    version: str  # empty where the folder of the model cannot be read at all
-    state: State
-    reason: str  # why it is not served, or why what lies there now is not
 
 
 class Repository:
@@ -132,10 +119,6 @@ class Repository:
         """Returns a sentence encoder; see `language_model`."""
         return self._catalog.find(SentenceEncoder, name, version)
 
-    def bundled_model(self, name: str, version: str = "") -> LanguageModel | SentenceEncoder:
-        """Returns a model that a bundle tells all about; see `language_model`."""
-        return self._catalog.find(_BUNDLED, name, version)
-
     def ending(self, name: str) -> list[Served]:
         """Returns the versions of a model that were replaced and go on for the sequences that they hold."""
         return [version.handle for version in self._retiring if version.name == name and version.can_go_on]
@@ -151,8 +134,13 @@ class Repository:
 
     def index(self) -> list[IndexEntry]:
         """Returns what each version is doing, of all models that are served or lie in the source."""
-        entries = {(entry.name, entry.version): entry for entry in self._entries()}
-        return [entries[key] for key in sorted(entries)]
+        return index(
+            self._listing,
+            unloaded=self._unloaded,
+            ending=list(self._retiring),
+            loading=tuple(self._loads.running),
+            states=self._states,
+        )
 
     async def load(self, name: str) -> None:
         """Brings one model up to date, also if it was unloaded or refused before. Returns when it is served.
@@ -319,26 +307,6 @@ class Repository:
     def _failures(self) -> Iterator[Failure]:
         for state in self._states.values():
             yield from state.failures.values()
-
-    def _entries(self) -> Iterator[IndexEntry]:
-        """Yields what is known of each version; what comes later counts more."""
-        for name, model in self._listing.items():
-            reason = "unloaded by a call" if name in self._unloaded else "not among the versions that its policy serves"
-            yield from (IndexEntry(name, version, "UNAVAILABLE", reason) for version in model.versions)
-        for ending in self._retiring:
-            yield IndexEntry(ending.name, ending.version, "UNLOADING", "finishes the work that it has")
-        for name, version in tuple(self._loads.running):
-            yield IndexEntry(name, version, "LOADING", "")
-        for name, state in self._states.items():
-            yield from _entries(name, state)
-
-
-def _entries(name: str, state: ModelState) -> Iterator[IndexEntry]:
-    for version, failure in state.failures.items():
-        yield IndexEntry(name, version, "UNAVAILABLE", failure.reason)
-    for version in state.versions:
-        newer = state.failures.get(version)
-        yield IndexEntry(name, version, "READY", f"what lies there now is refused: {newer.reason}" if newer else "")
 
 
 def _refusal(name: str, failures: Mapping[str, Failure], served: Mapping[str, Version]) -> ModelLoadError:

@@ -19,7 +19,7 @@ from hiddenstate_server.errors import BundleError, ConfigError
 from hiddenstate_server.layout import available_cores
 from hiddenstate_server.logs import configure_logs
 from hiddenstate_server.offer import offer
-from hiddenstate_server.process import loop_factory
+from hiddenstate_server.process import loop_factory, settle
 from hiddenstate_server.server import Server
 from hiddenstate_server.workers.channel import Begin, Metrics, Ready, Refused, Scrape, WorkerEnd
 from hiddenstate_server.workers.pages import page_of
@@ -53,6 +53,7 @@ def _run(channel: WorkerEnd) -> None:
 
 async def _serve(settings: Settings, channel: WorkerEnd) -> None:
     server = await Server.start(settings)
+    settle()
     # A second signal changes nothing: a service manager may send one to each process, beside the supervisor's.
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()

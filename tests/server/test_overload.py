@@ -1,0 +1,129 @@
+"""What is refused because there is too much of it says when to come again, through the wire."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from hiddenstate.v1.language_model_pb2 import PredictRequest, PredictStreamRequest, StreamedPredictRequest
+from hiddenstate.v1.model_pb2 import ListModelsRequest
+from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
+from hiddenstate.v1.usage_pb2 import RequestError
+from hiddenstate_server.inference.open_inference_pb2 import ServerReadyRequest
+from hiddenstate_server.language_model import LanguageModel
+from serving import Gate, Wire, failure, held, serving, until
+
+EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+PUSHBACK = "grpc-retry-pushback-ms"
+TEXT = "I would like to thank"  # 6 tokens with the one that begins a text
+
+
+def pushback_of(error: grpc.aio.AioRpcError) -> str | None:
+    """Returns what gRPC's clients read of when to try again."""
+    return next((str(value) for key, value in error.trailing_metadata() or () if key == PUSHBACK), None)
+
+
+async def refused_on_a_stream(wire: Wire, predict: PredictRequest) -> RequestError:
+    """Returns the error of a streamed request."""
+    call: Any = wire.language_model.PredictStream()
+    await call.write(PredictStreamRequest(requests=[StreamedPredictRequest(request_id=1, predict=predict)]))
+    (reply,) = (await call.read()).responses
+    call.cancel()
+    assert reply.HasField("error")
+    return RequestError.FromString(reply.error.SerializeToString())
+
+
+@contextmanager
+def seen_to_take(model: LanguageModel, seconds_per_token: float) -> Iterator[None]:
+    """Makes a model's queue look as if it had been seen at that speed."""
+    admission = model.scheduler._admission
+    admission._seconds, admission._tokens = seconds_per_token, 1.0
+    yield
+
+
+async def test_a_full_queue_tells_calls_and_streams_when_to_come_again(models_dir: Path) -> None:
+    async with serving(models_dir, runners=1, max_waiting_tokens=10) as wire:
+        model = wire.server.repository.language_model()
+        with held(model) as gate, seen_to_take(model, seconds_per_token=0.25):
+            running = wire.language_model.Predict(PredictRequest(text=TEXT))
+            await gate.reached()
+            called = await failure(wire.language_model.Predict(PredictRequest(text=TEXT)))
+            streamed = await refused_on_a_stream(wire, PredictRequest(text=TEXT))
+        assert (called.code(), pushback_of(called)) == (EXHAUSTED, "500")  # two tokens too many
+        assert (streamed.code, streamed.retry_after_ms) == (EXHAUSTED.value[0], 500)
+        assert "the queue holds 6 tokens and takes 10; this request has 6" in streamed.message
+        assert called.details() == streamed.message
+        await running
+
+
+async def test_who_would_wait_in_vain_is_told_when_it_would_not(models_dir: Path) -> None:
+    async with serving(models_dir, runners=1, max_batch=1) as wire:
+        model = wire.server.repository.language_model()
+        with held(model) as gate, seen_to_take(model, seconds_per_token=100.0):
+            running = [wire.language_model.Predict(PredictRequest(text=TEXT)) for _ in range(2)]
+            await both_run(wire, gate)
+            called = await failure(wire.language_model.Predict(PredictRequest(text=TEXT), timeout=60))
+        assert called.code() is EXHAUSTED
+        assert "about 1,200 s of work, and this request has 60 s" in (called.details() or "")
+        assert 1_140_000 < int(pushback_of(called) or 0) < 1_200_000
+        for each in running:
+            await each
+
+
+async def test_what_will_never_fit_has_no_time_to_come_again(models_dir: Path) -> None:
+    async with serving(models_dir, max_waiting_tokens=5) as wire:
+        called = await failure(wire.language_model.Predict(PredictRequest(text=TEXT)))
+        streamed = await refused_on_a_stream(wire, PredictRequest(text=TEXT))
+    assert (called.code(), pushback_of(called)) == (EXHAUSTED, None)
+    assert (streamed.code, streamed.retry_after_ms) == (EXHAUSTED.value[0], 0)
+    assert "send it in smaller parts" in streamed.message
+
+
+async def test_other_errors_have_no_time_to_come_again(wire: Wire) -> None:
+    called = await failure(wire.language_model.Predict(PredictRequest(text="")))
+    assert (called.code(), pushback_of(called)) == (grpc.StatusCode.INVALID_ARGUMENT, None)
+    assert (await refused_on_a_stream(wire, PredictRequest(text=""))).retry_after_ms == 0
+
+
+async def test_one_call_too_many_is_refused_and_streams_and_probes_are_not_counted(models_dir: Path) -> None:
+    async with serving(models_dir, runners=1, max_concurrent_calls=2) as wire:
+        call: Any = wire.language_model.PredictStream()
+        with held(wire.server.repository.language_model()) as gate:
+            running = [wire.language_model.Predict(PredictRequest(text=TEXT)) for _ in range(2)]
+            await both_run(wire, gate)
+            for one_more in (
+                wire.language_model.Predict(PredictRequest(text=TEXT)),
+                wire.sentence_encoder.Encode(EncodeRequest(sentences=[TEXT])),
+                wire.models.ListModels(ListModelsRequest()),
+            ):
+                refused = await failure(one_more)
+                assert (refused.code(), pushback_of(refused)) == (EXHAUSTED, "100")
+                assert "2 calls, as many as it may (--max-concurrent-calls)" in (refused.details() or "")
+            await call.write(PredictStreamRequest(requests=[StreamedPredictRequest(predict=PredictRequest(text=TEXT))]))
+            assert (await wire.inference.ServerReady(ServerReadyRequest())).ready
+        assert (await call.read()).responses[0].response.candidates
+        call.cancel()
+        for each in running:
+            assert (await each).candidates
+        # There is room again.
+        assert (await wire.language_model.Predict(PredictRequest(text=TEXT))).candidates
+
+
+async def test_calls_that_fail_or_are_cancelled_give_their_places_back(models_dir: Path) -> None:
+    async with serving(models_dir, runners=1, max_concurrent_calls=1) as wire:
+        for _ in range(3):
+            await failure(wire.language_model.Predict(PredictRequest(text="")))
+        with held(wire.server.repository.language_model()) as gate:
+            leaves = wire.language_model.Predict(PredictRequest(text=TEXT))
+            await gate.reached()
+            leaves.cancel()
+            await until(lambda: not wire.server.running.count)
+        assert (await wire.language_model.Predict(PredictRequest(text=TEXT))).candidates
+
+
+async def both_run(wire: Wire, gate: Gate) -> None:
+    """Returns when one call stands before the gate and another behind it."""
+    await gate.reached()
+    await until(lambda: wire.metric("hiddenstate_requests_in_flight", method="Predict") == 2)
