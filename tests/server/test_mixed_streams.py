@@ -177,7 +177,9 @@ def assert_response(response: PredictResponse, text: str) -> None:
 def log_probs_after(ids: tuple[int, ...]) -> NDArray[np.float64]:
     """Returns what plain numpy computes for the word after these, [vocab_size]."""
     shape = StackShape(cell="lstm", connections="none", input_size=8, hidden_size=16, num_layers=2)
-    return ReferenceModel(language_model_weights(len(VOCABULARY), shape, seed=0), num_layers=2).log_probs(ids)[-1]
+    model = ReferenceModel(language_model_weights(len(VOCABULARY), shape, seed=0), num_layers=2)
+    last: NDArray[np.float64] = model.log_probs(list(ids))[-1]
+    return last
 
 
 async def call(wire: Wire, text: str) -> None:
@@ -194,9 +196,12 @@ async def encode(wire: Wire, texts: list[str]) -> None:
     await call.done_writing()
     request = EncodeRequest(sentences=texts, priority=PRIORITY_BULK)
     together = (await wire.sentence_encoder.Encode(request)).embeddings
-    alone = {}
-    while (message := await call.read()) is not grpc.aio.EOF:
-        alone |= {reply.request_id: reply.response.embeddings for reply in message.responses}  # type: ignore[union-attr]
+    alone: dict[int, bytes] = {}
+    while True:
+        message: Any = await call.read()
+        if message is grpc.aio.EOF:
+            break
+        alone |= {reply.request_id: reply.response.embeddings for reply in message.responses}
     vectors = np.frombuffer(b"".join(alone[number] for number in range(len(texts))), dtype="<f4")
     np.testing.assert_allclose(vectors, np.frombuffer(together, dtype="<f4"), atol=TOLERANCE)
 
@@ -214,7 +219,7 @@ async def nothing_is_left(wire: Wire, before: set[Any]) -> None:
     assert wire.server.repository.cache.bytes <= CACHE_BYTES
     await until(lambda: not tasks_of_ours() - before)
     gc.collect()
-    assert not [each for each in gc.get_objects() if isinstance(each, StreamContext)]
+    assert not [each for each in gc.get_objects() if type(each) is StreamContext]
 
 
 def tasks_of_ours() -> set[Any]:

@@ -239,14 +239,14 @@ def assert_refused(folder: Path, message: str) -> None:
 
 
 async def test_a_graph_of_huge_declared_sizes_is_served_without_making_up_inputs_of_them(tmp_path: Path) -> None:
-    huge = ["batch", 1_000_000, 1_000_000]
+    huge: list[int | str | None] = ["batch", 1_000_000, 1_000_000]
     write_graph(tmp_path, [node("Identity", ["x"], ["y"])], [port("x", huge)], [port("y", huge)])
     async with served(tmp_path) as model:
         assert "inputs of 8 rows have 8,000,000,000,000 values, more than" in model.batching.reason
 
 
 async def test_a_state_that_would_never_have_room_is_refused_before_one_is_made(tmp_path: Path) -> None:
-    state = ["batch", 1_000_000, 1_000_000]
+    state: list[int | str | None] = ["batch", 1_000_000, 1_000_000]
     ports = [port("x", ["batch", 1]), port("sum", state)], [port("y", ["batch", 1]), port("next_sum", state)]
     write_graph(
         tmp_path, [node("Identity", ["x"], ["y"]), node("Identity", ["sum"], ["next_sum"])], *ports, config=ONE_STATE

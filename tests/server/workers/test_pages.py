@@ -1,6 +1,9 @@
 """Pages of several workers as one."""
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from hiddenstate_server.workers.pages import Page, lasting, merged, metrics_of, of_process, page_of
@@ -35,7 +38,10 @@ def value(page: Page, name: str, **labels: str) -> float | None:
 
 class _Page(Collector):
     def __init__(self, page: Page) -> None:
-        self.collect = lambda: metrics_of(page)  # type: ignore[method-assign,assignment]
+        self._page = page
+
+    def collect(self) -> Iterable[Metric]:
+        return metrics_of(self._page)
 
 
 def two_workers() -> tuple[Worker, Worker]:
