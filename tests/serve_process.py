@@ -83,7 +83,7 @@ def serve(models: Path | str, *arguments: str, **environment: str) -> Iterator[S
     ) as process:
         server = None
         try:
-            yield (server := ServeProcess(process, models))
+            yield (server := ServeProcess(process, Path(models)))
         finally:
             process.kill()
             if server:

@@ -141,7 +141,7 @@ def test_nothing_is_left_of_a_model_that_is_unloaded() -> None:
     metrics.model_loaded(**MODEL, kind="language_model", provider="CPU", architecture="LSTM 2x16")
     metrics.queues.of_model(**MODEL, max_rows=8, max_tokens=100).releases.batch(size=1, left=0, share=1, limit=8)
     metrics.of_batches(**MODEL, stage="head").run(rows=1, tokens=1, padded_tokens=1, seconds=0.1)
-    metrics.dropped(**MODEL, reason="failed")
+    metrics.dropped(model="m", version="1", reason="failed")
     metrics.model_unloaded(**MODEL)
     samples = [sample for family in metrics.registry.collect() for sample in family.samples]
     assert not [sample for sample in samples if "model" in sample.labels]

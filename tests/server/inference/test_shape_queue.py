@@ -14,8 +14,8 @@ from hiddenstate_server.inference.signature import read_signature
 from hiddenstate_server.inference.statistics import Statistics
 from hiddenstate_server.inference.tensors import Tensors
 from hiddenstate_server.metrics import Metrics
-from hiddenstate_server.queue_metrics import Releases
 from hiddenstate_server.providers import CPU, Provider, make_session
+from hiddenstate_server.queue_metrics import Releases
 from onnx_graphs import tagger
 
 MAX_BATCH = 6
