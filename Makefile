@@ -37,7 +37,7 @@ test: $(CAN_TEST) ## Run the tests.
 	@HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest $(ARGS)
 
 .PHONY: interop
-interop: $(CAN_TEST) ## Hold the server against tritonclient, perf_analyzer, grpcurl, k6 and a Node client.
+interop: $(CAN_TEST) ## Hold the server against tritonclient, perf_analyzer, grpcurl, k6, a Node client and Prometheus.
 	@$(VENV)/bin/python tests/interop/run.py $(ARGS)
 
 .PHONY: fuzz

@@ -18,7 +18,8 @@ COMMAND = (sys.executable, "-c", "from hiddenstate.cli import main; main()", "se
 class ServeProcess:
     """A running `hiddenstate serve`."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, process: "subprocess.Popen[str]", models: Path) -> None:
+        self.models = models
         self._process = process
         assert process.stdout
         self.announcement = (process.stdout.readline(), process.stdout.readline())
@@ -82,7 +83,7 @@ def serve(models: Path | str, *arguments: str, **environment: str) -> Iterator[S
     ) as process:
         server = None
         try:
-            yield (server := ServeProcess(process))
+            yield (server := ServeProcess(process, Path(models)))
         finally:
             process.kill()
             if server:

@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from hiddenstate_server.errors import OverloadedError
+from hiddenstate_server.errors import OverloadedError, RefusalReason
+from hiddenstate_server.queue_metrics import uncounted_refusals
+from hiddenstate_server.tallies import Tally
 
 # Seconds over which a rate is averaged: some batches of the slowest models, and less than a caller's patience.
 _WINDOW_S = 2.0
@@ -34,11 +36,16 @@ class Admission:
     has been seen nothing is refused for its deadline.
     """
 
-    def __init__(self, *, max_waiting_tokens: int, full_batch: int) -> None:
-        """`full_batch` is the number of waiting works above which the model is taken to be busy throughout."""
+    def __init__(
+        self, *, max_waiting_tokens: int, full_batch: int, refusals: dict[RefusalReason, Tally] | None = None
+    ) -> None:
+        """`full_batch` is the number of waiting works above which the model is taken to be busy throughout.
+
+        `refusals` counts requests that were refused.
+        """
         self.waiting_works = 0
         self.waiting_tokens = 0
-        self.refused = 0
+        self._refusals = refusals or uncounted_refusals()
         self._waiting_interactive = 0  # tokens
         self._max_waiting_tokens = max_waiting_tokens
         self._full_batch = full_batch
@@ -62,22 +69,22 @@ class Admission:
                 f"this request has {size:,} tokens, the queue takes {self._max_waiting_tokens:,}; "
                 "send it in smaller parts",
                 None,
-                len(works),
+                "too_large",
             )
         if self.waiting_tokens + size > self._max_waiting_tokens:
             self._refuse(
                 f"the queue holds {self.waiting_tokens:,} tokens and takes {self._max_waiting_tokens:,}; "
                 f"this request has {size:,}: send it again later, or in smaller parts",
                 self.wait_s(self.waiting_tokens + size - self._max_waiting_tokens),
-                len(works),
+                "queue_full",
             )
-        self.check(deadline, now, is_bulk=is_bulk, count=len(works))
+        self.check(deadline, now, is_bulk=is_bulk)
         self.waiting_works += len(works)
         self.waiting_tokens += size
         if not is_bulk:
             self._waiting_interactive += size
 
-    def check(self, deadline: float, now: float, *, is_bulk: bool, count: int = 1) -> None:
+    def check(self, deadline: float, now: float, *, is_bulk: bool) -> None:
         """Refuses what would wait in vain, so that no more needs to be done for it.
 
         A queue of no more than the batches that run next is not looked at: it is gone soon, and small batches would
@@ -94,7 +101,7 @@ class Admission:
                 f"the queue holds {self.waiting_tokens:,} tokens, about {_rounded(ahead)} s of work, and this "
                 f"request has {_rounded(deadline - now)} s: send it again later, or with a longer timeout",
                 ahead - _PATIENCE * (deadline - now),
-                count,
+                "queue_slow",
             )
 
     def release(self, works: Sequence[Waiting], now: float) -> None:
@@ -116,9 +123,10 @@ class Admission:
             self._seconds = self._seconds * fades + passed
         self._busy_since = now if self.waiting_works > self._full_batch else None
 
-    def _refuse(self, message: str, retry_after_s: float | None, count: int) -> None:
-        self.refused += count
-        raise OverloadedError(message, retry_after_s=None if retry_after_s is None else max(0.001, retry_after_s))
+    def _refuse(self, message: str, retry_after_s: float | None, reason: RefusalReason) -> None:
+        self._refusals[reason].value += 1
+        seconds = None if retry_after_s is None else max(0.001, retry_after_s)
+        raise OverloadedError(message, retry_after_s=seconds, reason=reason)
 
 
 def _rounded(seconds: float) -> str:

@@ -16,7 +16,7 @@ from hiddenstate_server.errors import ConfigError
 KIB = 1024
 MIB = 1024 * KIB
 
-Group = Literal["Serving", "Security", "Model execution", "Limits", "Logging"]  # in the order of the help
+Group = Literal["Serving", "Security", "Model execution", "Limits", "Logging", "Traces"]  # in the order of the help
 T = TypeVar("T")
 
 
@@ -230,11 +230,26 @@ class Settings:
         maximum=2**50,
         is_bytes=True,
     )
+    channelz: Literal["on", "off"] = setting(
+        "off", "Serving", "Whether callers may ask for gRPC's view of all connections, their addresses included."
+    )
     log_format: Literal["plain", "json"] = setting("plain", "Logging", "How a log line is written.")
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "Logging", "The least severe lines to log."
     )
     log_calls: Literal["none", "failed", "all"] = setting("failed", "Logging", "Which calls get a line when they end.")
+    log_sample: float = setting(
+        1.0, "Logging", "Share of the calls without a failure that get a line with --log-calls all.", maximum=1
+    )
+    trace_endpoint: str = setting(
+        "off",
+        "Traces",
+        "Where an OpenTelemetry collector takes OTLP by gRPC; https://HOST:PORT for TLS. off: no traces.",
+        metavar="HOST:PORT",
+    )
+    trace_sample_ratio: float = setting(
+        1.0, "Traces", "Share of the calls that are traced where the caller has not decided it.", maximum=1
+    )
     max_message_bytes: int = setting(4 * MIB, "Limits", "Largest message that is read.", minimum=KIB, is_bytes=True)
     max_concurrent_calls: int = setting(
         2048, "Limits", "Calls without a stream that are worked on at a time; more are refused at once.", minimum=1
@@ -264,6 +279,8 @@ class Settings:
         _check_together(self, "tls_key", "tls_cert")
         _check_together(self, "tls_client_ca", "tls_cert")
         _check_together(self, "metrics_tls", "tls_cert")
+        if self.trace_endpoint != "off":
+            trace_address(self.trace_endpoint)
 
     @classmethod
     def of(cls, **values: Any) -> "Settings":
@@ -297,6 +314,21 @@ def flag(name: str) -> str:
 def environment_variable(name: str) -> str:
     """Returns the environment variable of a setting."""
     return "HIDDENSTATE_" + name.upper()
+
+
+def trace_address(text: str) -> tuple[Address, bool]:
+    """Reads --trace-endpoint and tells whether it is to be reached by TLS.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    scheme, found, rest = text.rpartition("://")
+    if found and scheme not in ("http", "https"):
+        raise ConfigError(f"--trace-endpoint: {text!r} is not HOST:PORT or https://HOST:PORT; OTLP goes by gRPC")
+    try:
+        return Address.parse(rest), scheme == "https"
+    except ValueError as error:
+        raise ConfigError(f"--trace-endpoint: {error}") from None
 
 
 def _check(settings: Any) -> None:

@@ -18,9 +18,20 @@ ConfigError(ValueError)        a setting is wrong; raised at start
 WorkersError(RuntimeError)     processes that should serve keep ending
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import grpc
+
+RefusalReason = Literal[
+    "queue_full",  # as many tokens wait for the model as may
+    "queue_slow",  # the deadline would pass before its turn
+    "too_large",  # it alone is more than the queue takes
+    "too_many_calls",
+    "too_many_contexts",  # on one stream
+    "sequence_memory",
+    "overloaded",  # for another reason
+    "draining",
+]
 
 
 class ServingError(Exception):
@@ -82,10 +93,16 @@ class OverloadedError(ServingError):
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
-        """`retry_after_s` is when the same request may be taken, in seconds from now; None if waiting does not help."""
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, reason: RefusalReason = "overloaded"
+    ) -> None:
+        """`retry_after_s` is when the same request may be taken, in seconds from now; None if waiting does not help.
+
+        `reason` is what metrics call it.
+        """
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.reason = reason
 
 
 class ShuttingDownError(ServingError):

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -14,6 +15,9 @@ from hiddenstate_server.drain import RunningCalls
 from hiddenstate_server.errors import OverloadedError, ServingError
 from hiddenstate_server.logs import log_fields
 from hiddenstate_server.security.access import Access
+
+if TYPE_CHECKING:
+    from hiddenstate_server.tracing import Tracing
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # not generic at run time
@@ -62,10 +66,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         log_calls: Literal["none", "failed", "all"],
         max_calls: int,
         access: Access | None = None,
+        log_sample: float = 1.0,
+        tracing: "Tracing | None" = None,
     ) -> None:
+        """`log_sample` is the share of calls without a failure that are logged, where all are."""
         self._running = running
         self._metrics = metrics
         self._log_calls = log_calls
+        self._log_sample = log_sample
+        self._tracing = tracing
         self._max_calls = max_calls  # at a time, streams not counted
         self._access = access
         self._calls = 0
@@ -99,6 +108,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             make, behavior = grpc.unary_stream_rpc_method_handler, handler.unary_stream
         else:
             make, behavior = grpc.unary_unary_rpc_method_handler, handler.unary_unary
+        if self._tracing:
+            behavior = self._tracing.of_call(method, behavior)
         # A stream reads in its own behavior, where errors are seen without help.
         deserialize = handler.request_deserializer if is_stream else _lenient(handler.request_deserializer)
         if not is_stream:
@@ -128,6 +139,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 raise
             except Exception as error:
                 code, message = status_of(error)
+                series.failed(error)
                 await context.abort(code, message, _hint(error))
             finally:
                 self._end(series, code, time.perf_counter() - started, context)
@@ -141,6 +153,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     f"the server works on {self._calls:,} calls, as many as it may (--max-concurrent-calls): "
                     "send this one again later, or send many requests over one stream",
                     retry_after_s=_RETRY_S,
+                    reason="too_many_calls",
                 )
             self._calls += 1
             try:
@@ -152,7 +165,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _end(self, series: MethodMetrics, code: grpc.StatusCode, seconds: float, context: Context) -> None:
         series.end(code.name, seconds)
-        if self._log_calls == "all" or (self._log_calls == "failed" and code is not grpc.StatusCode.OK):
+        failed = code is not grpc.StatusCode.OK
+        if self._log_calls == "none" or not (failed or self._log_calls == "all"):
+            return
+        if failed or self._log_sample == 1 or random.random() < self._log_sample:
             fields = log_fields(
                 method=series.method, code=code.name, duration_ms=round(1000 * seconds, 3), peer=context.peer()
             )

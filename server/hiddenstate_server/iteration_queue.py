@@ -6,14 +6,27 @@ iterations. Chunks of one token go every other iteration, so one-token requests 
 """
 
 from hiddenstate_server.buckets import Buckets, Priorities, share
+from hiddenstate_server.queue_metrics import Releases
 from hiddenstate_server.sequence import Sequence
 
 
 class IterationQueue:
     """Waiting contexts by the size of their next chunk."""
 
-    def __init__(self, *, max_batch: int, max_chunk: int, max_tokens: int, max_head_rows: int) -> None:
-        """`max_tokens` and `max_head_rows` bound an iteration, and so the time that others wait for it."""
+    def __init__(
+        self,
+        *,
+        max_batch: int,
+        max_chunk: int,
+        max_tokens: int,
+        max_head_rows: int,
+        releases: Releases | None = None,
+    ) -> None:
+        """`max_tokens` and `max_head_rows` bound an iteration, and so the time that others wait for it.
+
+        `releases` counts the batches.
+        """
+        self._releases = releases or Releases.uncounted()
         self._max_batch = max_batch
         self._max_chunk = max_chunk
         self._max_tokens = max_tokens
@@ -31,19 +44,29 @@ class IterationQueue:
         """Removes and returns contexts with chunks of like size."""
         if not self._waiting.count:
             return []
-        rows = share(self._waiting.count, sharers)
+        part = share(self._waiting.count, sharers)
         first, second = self._waiting.turn()
         self._last_size = size = self._next_size(first)
-        rows = min(rows, self._max_batch, max(1, self._max_tokens // size))
+        limit = min(self._max_batch, max(1, self._max_tokens // size))
+        batch, is_full = self._batch(first, second, size, min(part, limit))
+        self._releases.batch(
+            size=len(batch), left=self._waiting.count, share=part, limit=len(batch) if is_full else limit
+        )
+        return batch
+
+    def _batch(
+        self, first: Buckets[Sequence], second: Buckets[Sequence], size: int, rows: int
+    ) -> tuple[list[Sequence], bool]:
+        """Returns up to so many contexts, and whether the head has no room for more."""
         batch = [first.pop(size)]
         head_rows = batch[0].head_rows
         for buckets in (first, second):
             while len(batch) < rows and buckets.holds(size):
                 head_rows += buckets.oldest(size).head_rows
                 if head_rows > self._max_head_rows:
-                    return batch
+                    return batch, True
                 batch.append(buckets.pop(size))
-        return batch
+        return batch, False
 
     def _next_size(self, waiting: Buckets[Sequence]) -> int:
         sizes = list(waiting.sizes())

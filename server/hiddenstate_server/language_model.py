@@ -89,6 +89,9 @@ class LanguageModel:
         self._planner = GenerationPlanner(
             spec, tokenizer.words, max_tokens=settings.max_generated_tokens, max_top_k=self.max_top_k
         )
+        queue = metrics.queues.of_model(
+            bundle.name, bundle.version, max_rows=settings.max_batch, max_tokens=settings.max_waiting_tokens
+        )
         self.scheduler: Scheduler[Sequence] = Scheduler(
             model=bundle.name,
             version=bundle.version,
@@ -97,12 +100,15 @@ class LanguageModel:
                 max_chunk=_MAX_CHUNK,
                 max_tokens=_MAX_ITERATION_TOKENS,
                 max_head_rows=_MAX_HEAD_ROWS,
+                releases=queue.releases,
             ),
             step=Iteration(
                 runner, vocab_size=bundle.vocab_size, model=bundle.name, version=bundle.version, metrics=metrics
             ),
             admission=admission_for(settings)(
-                max_waiting_tokens=settings.max_waiting_tokens, full_batch=runners * settings.max_batch
+                max_waiting_tokens=settings.max_waiting_tokens,
+                full_batch=runners * settings.max_batch,
+                refusals=queue.refusals,
             ),
             runners=runners,
             loop=loop,

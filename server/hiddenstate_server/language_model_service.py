@@ -1,7 +1,7 @@
 """hiddenstate.v1.LanguageModelService: messages to plain values, the model's answer to messages."""
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 
 from hiddenstate.v1.language_model_pb2 import (
     GenerateRequest,
@@ -41,6 +41,7 @@ class LanguageModelService(LanguageModelServiceServicer):
         self._settings = settings
         self._running = running
         self._streamed = metrics.of_request("PredictStream")
+        self._contexts = metrics.contexts
 
     async def Predict(  # type: ignore[override]  # noqa: N802 - returns the message's bytes
         self, request: PredictRequest, context: Context
@@ -59,15 +60,19 @@ class LanguageModelService(LanguageModelServiceServicer):
         self, request_iterator: AsyncIterator[PredictStreamRequest], context: Context
     ) -> None:
         requests = PredictRequests(
-            self._repository, deadline=read_deadline(context), max_contexts=self._settings.max_stream_contexts
+            self._repository,
+            deadline=read_deadline(context),
+            max_contexts=self._settings.max_stream_contexts,
+            counted=self._contexts,
         )
-        await Stream(
-            context,
-            metered(requests),
-            running=self._running,
-            series=self._streamed,
-            max_pending=self._settings.max_stream_pending,
-        ).run()
+        with closing(requests):
+            await Stream(
+                context,
+                metered(requests),
+                running=self._running,
+                series=self._streamed,
+                max_pending=self._settings.max_stream_pending,
+            ).run()
 
     async def Generate(  # type: ignore[override]  # noqa: N802 - writes to the context instead of yielding
         self, request: GenerateRequest, context: Context

@@ -5,6 +5,7 @@ as much as itself. A batch is built around the sentence that has waited longest,
 """
 
 from hiddenstate_server.buckets import Priorities, share
+from hiddenstate_server.queue_metrics import Releases
 from hiddenstate_server.sentence import Sentence
 
 # A sentence shorter than this part of the batch's longest costs more as padding than a batch of its own would.
@@ -14,7 +15,9 @@ _SHORTEST_PART = 0.5
 class LengthQueue:
     """Waiting sentences by their length in tokens."""
 
-    def __init__(self, *, max_batch: int, max_batch_tokens: int) -> None:
+    def __init__(self, *, max_batch: int, max_batch_tokens: int, releases: Releases | None = None) -> None:
+        """`max_batch_tokens` bounds a batch, padding included; `releases` counts the batches."""
+        self._releases = releases or Releases.uncounted()
         self._max_batch = max_batch
         self._max_batch_tokens = max_batch_tokens
         self._waiting: Priorities[Sentence] = Priorities()
@@ -27,7 +30,8 @@ class LengthQueue:
         """Removes and returns the sentence that has waited longest and those nearest to it in length."""
         if not self._waiting.count:
             return []
-        rows = min(self._max_batch, share(self._waiting.count, sharers))
+        part = share(self._waiting.count, sharers)
+        rows = min(self._max_batch, part)
         first, second = self._waiting.turn()
         seed = min(first.sizes(), key=lambda length: first.oldest(length).arrival)
         batch: list[Sentence] = []
@@ -42,4 +46,6 @@ class LengthQueue:
                 while room and buckets.holds(length):
                     batch.append(buckets.pop(length))
                     room -= 1
+        limit = min(self._max_batch, max(1, self._max_batch_tokens // longest))
+        self._releases.batch(size=len(batch), left=self._waiting.count, share=part, limit=limit)
         return batch

@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Iterator
 from importlib.metadata import version as release
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,14 +19,18 @@ from prometheus_client.registry import Collector
 from hiddenstate_server.call_metrics import SECONDS, CallMetrics
 from hiddenstate_server.engine_metrics import BatchMetrics, RequestMetrics
 from hiddenstate_server.model_metrics import ModelMetrics
+from hiddenstate_server.queue_metrics import QueueMetrics
 from hiddenstate_server.sequence_metrics import SequenceMetrics
 from hiddenstate_server.tallies import Distribution, Family, Tally, counters, histograms
+
+if TYPE_CHECKING:
+    from hiddenstate_server.tracing import Tracing
 
 # Else each series has another beside it, with the time when it was made.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 BatchStage = Literal["recurrent", "head", "encoder", "tensors"]
-DropReason = Literal["cancelled", "deadline", "overloaded", "failed"]
+DropReason = Literal["cancelled", "deadline", "failed"]
 
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
@@ -47,6 +51,8 @@ class WatchedCache(Protocol):
     """What is read off a prefix-state cache at each scrape."""
 
     @property
+    def budget_bytes(self) -> int: ...
+    @property
     def entries(self) -> int: ...
     @property
     def bytes(self) -> int: ...
@@ -62,9 +68,11 @@ class Metrics:
     """All metrics of one server, in a registry of their own."""
 
     def __init__(self) -> None:
+        self.tracing: Tracing | None = None  # beside the metrics because it goes where they go
         self.registry = registry = CollectorRegistry()
         self.calls = CallMetrics(registry)
         self.models = ModelMetrics(registry)
+        self.queues = QueueMetrics(registry)
         self.sequences = SequenceMetrics(registry)
 
         def histogram(name: str, help: str, bounds: tuple[float, ...]) -> Family[Distribution]:
@@ -81,7 +89,11 @@ class Metrics:
         )
         self._computed = tally("tokens_computed", "Tokens run through recurrent layers.", _MODEL)
         self._reused = tally("tokens_reused", "Tokens whose state was already known.", _MODEL)
-        self._dropped = counter("requests_dropped", "Requests without an answer, by reason.", (*_MODEL, "reason"))
+        self._dropped = counter(
+            "requests_dropped",
+            "Requests taken in and not computed, by reason: cancelled, deadline, failed.",
+            (*_MODEL, "reason"),
+        )
         self._batch_seconds = histogram("batch_duration_seconds", "Of one model run, by graph.", SECONDS)
         self._batch_rows = histogram("batch_size_rows", "Contexts or sentences in one model run.", _ROWS)
         self._batch_padding = histogram("batch_padding_ratio", "Share of padding in one model run.", _SHARES)
@@ -144,18 +156,17 @@ class Metrics:
         self._info[model, version] = now
         self._models.labels(*now).set(1)
         self.of_model(model, version)
+        for reason in get_args(DropReason):
+            self._dropped.labels(model, version, reason)
 
     def model_unloaded(self, model: str, version: str) -> None:
         """Ends all series of a model that is served no longer: those who publish often must not fill the memory."""
-        for family in (self._computed, self._reused):
-            family.remove(model, version)
-        for stage in ("tokenize", "queue", "compute"):
-            self._stages.remove(model, version, stage)
+        families: tuple[Family[Any], ...] = (self._stages, self._computed, self._reused, *self._batches)
+        for family in families:
+            family.forget(model, version)
+        self.queues.forget(model, version)
         for reason in get_args(DropReason):
             self._dropped.remove(model, version, reason)
-        for stage in get_args(BatchStage):
-            for batches in self._batches:
-                batches.remove(model, version, stage)
         self._models.remove(*self._info.pop((model, version)))
         self._watched.schedulers.pop((model, version), None)
 
@@ -177,6 +188,9 @@ class _Watched(Collector):
         caches = self.caches
         yield GaugeMetricFamily("hiddenstate_cache_entries", "States cached.", sum(c.entries for c in caches))
         yield GaugeMetricFamily("hiddenstate_cache_bytes", "Memory of cached states.", sum(c.bytes for c in caches))
+        yield GaugeMetricFamily(
+            "hiddenstate_cache_limit_bytes", "Memory that states may take.", sum(c.budget_bytes for c in caches)
+        )
         yield CounterMetricFamily("hiddenstate_cache_hits", "Lookups that found one.", sum(c.hits for c in caches))
         yield CounterMetricFamily("hiddenstate_cache_misses", "Lookups that did not.", sum(c.misses for c in caches))
         yield CounterMetricFamily("hiddenstate_cache_evictions", "States let go.", sum(c.evictions for c in caches))

@@ -12,6 +12,7 @@ from hiddenstate_server.messages import read_context, read_is_bulk, read_predict
 from hiddenstate_server.repository import Repository
 from hiddenstate_server.sequence import Predicting
 from hiddenstate_server.streams import Answer, Answered, Arrived, Lane
+from hiddenstate_server.tallies import Tally
 
 
 class StreamContext(Lane[StreamedPredictRequest]):
@@ -28,7 +29,9 @@ class StreamContext(Lane[StreamedPredictRequest]):
 class PredictRequests:
     """Answers the requests of one stream; owns its contexts."""
 
-    def __init__(self, repository: Repository, *, deadline: float, max_contexts: int) -> None:
+    def __init__(self, repository: Repository, *, deadline: float, max_contexts: int, counted: Tally) -> None:
+        """`counted` is the number of contexts that all streams hold."""
+        self._counted = counted
         self._repository = repository
         self._deadline = deadline
         self._max_contexts = max_contexts
@@ -50,11 +53,18 @@ class PredictRequests:
         context = self._contexts.get(context_id)
         if request.close_context:
             # From here on the id is free; requests that wait for the old context still have it.
-            self._contexts.pop(context_id, None)
+            if self._contexts.pop(context_id, None):
+                self._counted.value -= 1
         elif context is None:
             self._check_room()
+            self._counted.value += 1
             context = self._contexts[context_id] = StreamContext()
         return context or StreamContext()
+
+    def close(self) -> None:
+        """Lets go of all contexts, when the stream has ended."""
+        self._counted.value -= len(self._contexts)
+        self._contexts.clear()
 
     def begin(
         self, arrived: Arrived[StreamedPredictRequest], context: StreamContext | None, answered: Answered
@@ -159,10 +169,12 @@ class PredictRequests:
         if len(self._contexts) >= self._max_contexts:
             raise OverloadedError(
                 f"context_id: this stream has {len(self._contexts)} contexts, as many as it may "
-                "(--max-stream-contexts); close some with close_context, or open another stream"
+                "(--max-stream-contexts); close some with close_context, or open another stream",
+                reason="too_many_contexts",
             )
 
     def _forget_if_never_begun(self, context_id: int, context: StreamContext | None) -> None:
         is_last = context is not None and context.held.state is None and not context.waiting
         if is_last and self._contexts.get(context_id) is context:
             del self._contexts[context_id]
+            self._counted.value -= 1

@@ -21,10 +21,10 @@ import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from hiddenstate_server.admission import Admission
-from hiddenstate_server.errors import DeadlineError, ModelFailedError, OverloadedError, ServingError, ShuttingDownError
+from hiddenstate_server.errors import DeadlineError, ModelFailedError, ServingError, ShuttingDownError
 from hiddenstate_server.metrics import Metrics
 
 _NICE = 3
@@ -52,6 +52,7 @@ class Work:
     submitted_at: float = 0.0
     finished_at: float = 0.0
     compute_s: float = 0.0  # time of the batches it was part of
+    trace: Any = None  # of the call that it belongs to, where that is traced
 
     @property
     def queue_s(self) -> float:
@@ -102,7 +103,8 @@ class Scheduler(Generic[W]):
         self._draining = False
         self._dropped = functools.partial(metrics.dropped, model=model, version=version)
         self._queue = waiting
-        self._step = step
+        self._tracing = metrics.tracing
+        self._step = step if self._tracing is None else self._tracing.of_step(step, model, version)
         self._loop = loop
         self._inbox: queue.SimpleQueue[Sequence[W] | None] = queue.SimpleQueue()  # None closes
         self._turn = threading.Lock()  # held by the runner that takes
@@ -138,11 +140,9 @@ class Scheduler(Generic[W]):
         if self._draining:
             raise ShuttingDownError("the server is shutting down; send the request to another replica")
         now = time.monotonic()
-        try:
-            self._admission.admit(works, now)
-        except OverloadedError:
-            self._dropped(reason="overloaded", count=len(works))
-            raise
+        self._admission.admit(works, now)
+        if self._tracing:
+            self._tracing.begin(works)
         self._idle.clear()
         for work in works:
             self._arrivals += 1
@@ -157,11 +157,7 @@ class Scheduler(Generic[W]):
         Raises:
             OverloadedError: the deadline would pass while it waits.
         """
-        try:
-            self._admission.check(deadline, time.monotonic(), is_bulk=is_bulk)
-        except OverloadedError:
-            self._dropped(reason="overloaded")
-            raise
+        self._admission.check(deadline, time.monotonic(), is_bulk=is_bulk)
 
     async def run(self, work: W) -> None:
         """Submits work and returns when it is over.

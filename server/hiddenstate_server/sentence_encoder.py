@@ -54,13 +54,20 @@ class SentenceEncoder:
         self._settings = settings
         self._writer = EncodingWriter(bundle, runner.spec.dimension)
         self._counts = metrics.of_model(bundle.name, bundle.version)
+        queue = metrics.queues.of_model(
+            bundle.name, bundle.version, max_rows=settings.max_batch, max_tokens=settings.max_waiting_tokens
+        )
         self.scheduler: Scheduler[Sentence] = Scheduler(
             model=bundle.name,
             version=bundle.version,
-            waiting=LengthQueue(max_batch=settings.max_batch, max_batch_tokens=settings.max_batch_tokens),
+            waiting=LengthQueue(
+                max_batch=settings.max_batch, max_batch_tokens=settings.max_batch_tokens, releases=queue.releases
+            ),
             step=EncodeStep(runner, model=bundle.name, version=bundle.version, metrics=metrics),
             admission=admission_for(settings)(
-                max_waiting_tokens=settings.max_waiting_tokens, full_batch=runners * settings.max_batch
+                max_waiting_tokens=settings.max_waiting_tokens,
+                full_batch=runners * settings.max_batch,
+                refusals=queue.refusals,
             ),
             runners=runners,
             loop=loop,

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -15,6 +16,8 @@ from hiddenstate.v1 import language_model_pb2, model_pb2, sentence_encoder_pb2
 from hiddenstate.v1.language_model_pb2_grpc import add_LanguageModelServiceServicer_to_server
 from hiddenstate.v1.model_pb2_grpc import add_ModelServiceServicer_to_server
 from hiddenstate.v1.sentence_encoder_pb2_grpc import add_SentenceEncoderServiceServicer_to_server
+from hiddenstate_server.channelz import SERVICE as CHANNELZ_SERVICE
+from hiddenstate_server.channelz import add_channelz
 from hiddenstate_server.config import Address, Settings, flag
 from hiddenstate_server.drain import RunningCalls
 from hiddenstate_server.errors import ConfigError, ModelFailedError
@@ -39,6 +42,9 @@ from hiddenstate_server.security.files import WatchedFiles
 from hiddenstate_server.security.files import watch as watch_files
 from hiddenstate_server.sentence_encoder_service import SentenceEncoderService
 from hiddenstate_server.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from hiddenstate_server.tracing import Tracing
 
 SERVICES = (
     *(service.full_name for service in language_model_pb2.DESCRIPTOR.services_by_name.values()),
@@ -72,12 +78,17 @@ class Server:
         self._shares_port = settings.workers > 1
         self._parts = ExitStack()  # what the calls need, closed after them, last to first
         self._access = Access.of(settings)
+        self.metrics.tracing = _tracing(settings)
+        if self.metrics.tracing:
+            self._parts.callback(self.metrics.tracing.close)
         self._rpc = grpc.aio.server(
             interceptors=[
                 CallInterceptor(
                     running=self.running,
                     metrics=self.metrics.calls,
                     log_calls=settings.log_calls,
+                    log_sample=settings.log_sample,
+                    tracing=self.metrics.tracing,
                     max_calls=settings.max_concurrent_calls,
                     access=self._access,
                 )
@@ -129,6 +140,8 @@ class Server:
         if not self._shares_port:
             self.address = self._bind()
         self._expose()
+        if self.metrics.tracing:
+            await asyncio.to_thread(self.metrics.tracing.check)
         self.repository = await asyncio.to_thread(self._open_repository, asyncio.get_running_loop())
         self._parts.callback(self.repository.close)
         await self._add_services()
@@ -217,13 +230,25 @@ class Server:
         add_unsupported(self._rpc)
         self._health = await add_health(self._rpc, (*SERVICES, *repository.names()))
         repository.listen(ModelHealth(self._health))
+        others = [HEALTH_SERVICE, reflection.SERVICE_NAME]
+        if settings.channelz == "on":
+            add_channelz(self._rpc)
+            others.append(CHANNELZ_SERVICE)
         if settings.reflection == "on":
-            reflection.enable_server_reflection((*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME), self._rpc)
+            reflection.enable_server_reflection((*SERVICES, *others), self._rpc)
 
 
 def end_process(code: int) -> None:
     """Ends this process as it stands: a regular exit would wait for threads, and one of them hangs."""
     os._exit(code)
+
+
+def _tracing(settings: Settings) -> "Tracing | None":
+    if settings.trace_endpoint == "off":
+        return None
+    from hiddenstate_server.tracing import Tracing  # an extra, and half a second
+
+    return Tracing(settings)
 
 
 def server_options(settings: Settings) -> list[tuple[str, int]]:
@@ -233,6 +258,7 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", -1),
         # Else a second server on the same port would start, and take half of the calls: only workers may.
         ("grpc.so_reuseport", int(settings.workers > 1)),
+        ("grpc.enable_channelz", int(settings.channelz == "on")),
         # Clients may ping every 10 s. gRPC's default is 5 min, and it ends the connection of those who ping more.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),

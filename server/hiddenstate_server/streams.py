@@ -212,6 +212,7 @@ class Stream(Generic[RequestT, LaneT]):
         code = "OK"
         if isinstance(answer, Exception):
             status, message = status_of(answer)
+            self._series.failed(answer)
             code = status.name
             error = RequestError(code=status.value[0], message=message, retry_after_ms=retry_after_ms(answer))
             reply = streamed(arrived.request_id, None, error)

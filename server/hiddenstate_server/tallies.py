@@ -73,9 +73,11 @@ class Family(Collector, Generic[S]):
             self._series[values] = self._new_series()
         return self._series[values]
 
-    def remove(self, *values: str) -> None:
-        """Forgets a series."""
-        self._series.pop(values, None)
+    def forget(self, *first: str) -> None:
+        """Forgets all series whose label values begin with these."""
+        for values in list(self._series):
+            if values[: len(first)] == first:
+                self._series.pop(values, None)
 
     def collect(self) -> Iterator[Metric]:
         """Yields the family as Prometheus knows it."""

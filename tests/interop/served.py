@@ -14,8 +14,11 @@ from serve_process import ServeProcess, serve
 
 
 @contextmanager
-def served() -> Iterator[ServeProcess]:
-    """Serves `tiny-lm`, `tiny-encoder`, `echo`, `scale` (y = 2 x) and `sum` (adds up the x of a sequence)."""
+def served(*arguments: str) -> Iterator[ServeProcess]:
+    """Serves `tiny-lm`, `tiny-encoder`, `echo`, `scale` (y = 2 x) and `sum` (adds up the x of a sequence).
+
+    `arguments` are more of the command.
+    """
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder)
         language_model_bundle(models)
@@ -23,5 +26,5 @@ def served() -> Iterator[ServeProcess]:
         echo_model(models)
         scale_model(models)
         sum_model(models)
-        with serve(models, "--log-calls", "none") as server:
+        with serve(models, "--log-calls", "none", *arguments) as server:
             yield server

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hiddenstate_server.admission import Admission
 from hiddenstate_server.errors import OverloadedError
+from hiddenstate_server.queue_metrics import uncounted_refusals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +65,12 @@ def test_what_waits_is_counted_exactly_and_never_more_than_may(
 
 
 def test_works_that_come_together_are_taken_all_or_none() -> None:
-    admission = Admission(max_waiting_tokens=100, full_batch=2)
+    refusals = uncounted_refusals()
+    admission = Admission(max_waiting_tokens=100, full_batch=2, refusals=refusals)
     admission.admit([Waiting(60)], 0.0)
     with pytest.raises(OverloadedError, match="holds 60 tokens and takes 100; this request has 41: "):
         admission.admit([Waiting(40), Waiting(1)], 0.0)
-    assert (admission.waiting_works, admission.waiting_tokens, admission.refused) == (1, 60, 2)
+    assert (admission.waiting_works, admission.waiting_tokens, refusals["queue_full"].value) == (1, 60, 1)
     admission.admit([Waiting(39), Waiting(1)], 0.0)
 
 
@@ -117,7 +119,7 @@ def test_what_could_not_be_answered_in_time_is_refused_with_the_time_when_it_cou
     with pytest.raises(OverloadedError, match=r"about 10 s of work, and this request has 4 s: ") as refused:
         admission.admit([Waiting(5, deadline=4.0)], 0.0)
     assert refused.value.retry_after_s == pytest.approx(10 - 0.7 * 4, rel=0.05)  # it would be taken then
-    assert (admission.waiting_tokens, admission.refused) == (1000, 1)
+    assert (admission.waiting_tokens, refused.value.reason) == (1000, "queue_slow")
     admission.admit([Waiting(5, deadline=20.0)], 0.0)
     admission.admit([Waiting(5)], 0.0)
 

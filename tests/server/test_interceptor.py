@@ -74,19 +74,37 @@ def test_a_message_is_short_enough_for_a_header_whatever_it_quotes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("log_calls", "logged"), [("none", []), ("failed", ["NOT_FOUND"]), ("all", ["OK", "NOT_FOUND"])]
+    ("log_calls", "log_sample", "logged"),
+    [
+        ("none", 1.0, []),
+        ("failed", 0.0, ["NOT_FOUND"]),
+        ("all", 1.0, ["OK", "NOT_FOUND"]),
+        ("all", 0.0, ["NOT_FOUND"]),
+    ],
 )
 async def test_calls_are_logged_as_the_settings_say(
-    models_dir: Path, caplog: pytest.LogCaptureFixture, log_calls: str, logged: list[str]
+    models_dir: Path, caplog: pytest.LogCaptureFixture, log_calls: str, log_sample: float, logged: list[str]
 ) -> None:
     caplog.set_level(logging.INFO, "hiddenstate_server.interceptor")
-    async with serving(models_dir, log_calls=log_calls) as wire:
+    async with serving(models_dir, log_calls=log_calls, log_sample=log_sample) as wire:
         await wire.language_model.Predict(PredictRequest(text="I"))
         await failure(wire.language_model.Predict(PredictRequest(text="I", model="nobody")))
     fields: list[dict[str, Any]] = [record.__dict__.get("fields", {}) for record in caplog.records]
     calls = [each for each in fields if "code" in each]
     assert [call["code"] for call in calls] == logged
     assert all(call["method"] == "Predict" and call["duration_ms"] > 0 and call["peer"] for call in calls)
+
+
+async def test_a_share_of_the_calls_is_logged(
+    models_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "hiddenstate_server.interceptor")
+    drawn = iter([0.1, 0.9, 0.2])
+    monkeypatch.setattr("random.random", lambda: next(drawn))
+    async with serving(models_dir, log_calls="all", log_sample=0.25) as wire:
+        for _ in range(3):
+            await wire.language_model.Predict(PredictRequest(text="I"))
+    assert len([record for record in caplog.records if record.message == "call"]) == 2
 
 
 def raiser(error: Exception) -> Any:

@@ -241,6 +241,9 @@ async def test_a_full_queue_is_told_at_once(models_dir: Path) -> None:
             await gate.reached()
             error = await failure(wire.language_model.Predict(PredictRequest(text="The car")))
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            of_model = {"model": "tiny-lm", "version": "1", "reason": "queue_full"}
+            assert wire.metric("hiddenstate_queue_refused_total", **of_model) == 1
+            assert wire.metric("hiddenstate_requests_refused_total", method="Predict", reason="queue_full") == 1
             gate.open()
             await first
         assert await predicts(wire)

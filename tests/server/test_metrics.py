@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from hiddenstate_server.errors import InvalidRequestError, OverloadedError, ShuttingDownError
 from hiddenstate_server.metrics import Metrics
 
 MODEL = {"model": "m", "version": "1"}
@@ -60,12 +61,13 @@ def test_schedulers_and_caches_are_read_at_each_scrape() -> None:
     scheduler = SimpleNamespace(waiting_requests=2, waiting_tokens=30)
     metrics.watch_scheduler(**MODEL, scheduler=scheduler)
     for _ in range(2):
-        metrics.watch_cache(SimpleNamespace(entries=1, bytes=20, hits=3, misses=4, evictions=5))
+        metrics.watch_cache(SimpleNamespace(budget_bytes=50, entries=1, bytes=20, hits=3, misses=4, evictions=5))
     assert value(metrics, "queue_requests", **MODEL) == 2
     scheduler.waiting_tokens = 31
     assert value(metrics, "queue_tokens", **MODEL) == 31
     assert value(metrics, "cache_entries") == 2
     assert value(metrics, "cache_bytes") == 40
+    assert value(metrics, "cache_limit_bytes") == 100
     assert value(metrics, "cache_hits_total") == 6
     assert value(metrics, "cache_misses_total") == 8
     assert value(metrics, "cache_evictions_total") == 10
@@ -108,3 +110,38 @@ def test_nothing_is_lost_when_many_runner_threads_count() -> None:
     assert value(metrics, "batch_tokens_total", **labels) == 1600
     assert value(metrics, "batch_size_rows_count", **labels) == 1600
     assert value(metrics, "batch_size_rows_sum", **labels) == 3200
+
+
+def test_a_batch_is_counted_by_what_kept_it_from_being_larger() -> None:
+    metrics = Metrics()
+    releases = metrics.queues.of_model(**MODEL, max_rows=8, max_tokens=100).releases
+    releases.batch(size=3, left=0, share=16, limit=8)
+    releases.batch(size=8, left=1, share=16, limit=8)
+    releases.batch(size=4, left=9, share=4, limit=8)
+    releases.batch(size=2, left=9, share=4, limit=8)
+    for reason in ("all", "full", "part", "alike"):
+        assert value(metrics, "batches_released_total", **MODEL, reason=reason) == 1
+    assert value(metrics, "batch_limit_rows", **MODEL) == 8
+    assert value(metrics, "queue_limit_tokens", **MODEL) == 100
+
+
+def test_a_refusal_is_counted_by_its_reason_and_other_errors_are_not() -> None:
+    metrics = Metrics()
+    series = metrics.calls.of_request("Predict")
+    series.failed(OverloadedError("full", reason="queue_full"))
+    series.failed(ShuttingDownError("draining"))
+    series.failed(InvalidRequestError("text: is empty"))
+    assert value(metrics, "requests_refused_total", method="Predict", reason="queue_full") == 1
+    assert value(metrics, "requests_refused_total", method="Predict", reason="draining") == 1
+    assert metrics.registry.get_sample_value("hiddenstate_requests_refused_total", {"method": "Predict"}) is None
+
+
+def test_nothing_is_left_of_a_model_that_is_unloaded() -> None:
+    metrics = Metrics()
+    metrics.model_loaded(**MODEL, kind="language_model", provider="CPU", architecture="LSTM 2x16")
+    metrics.queues.of_model(**MODEL, max_rows=8, max_tokens=100).releases.batch(size=1, left=0, share=1, limit=8)
+    metrics.of_batches(**MODEL, stage="head").run(rows=1, tokens=1, padded_tokens=1, seconds=0.1)
+    metrics.dropped(model="m", version="1", reason="failed")
+    metrics.model_unloaded(**MODEL)
+    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+    assert not [sample for sample in samples if "model" in sample.labels]

@@ -257,9 +257,16 @@ async def test_more_contexts_than_may_be_are_refused_until_one_is_closed(models_
         await caller.send(*(ask(number, number, "The") for number in (1, 2, 3)))
         replies = await caller.replies(3)
         assert (replies[3].error.code, "--max-stream-contexts" in replies[3].error.message) == (EXHAUSTED, True)
+        refused = {"method": "PredictStream", "reason": "too_many_contexts"}
+        assert wire.metric("hiddenstate_requests_refused_total", **refused) == 1
+        assert wire.metric("hiddenstate_stream_contexts") == 2
         await caller.send(ask(4, 1, "car", close=True), ask(5, 3, "The"))
         assert words((await caller.replies(2))[5]) == await words_after(wire, "The")
+        await caller.send(ask(7, 3, "car", close=True))
+        await caller.replies(1)
+        assert wire.metric("hiddenstate_stream_contexts") == 1
         caller.call.cancel()
+        await until(lambda: wire.metric("hiddenstate_stream_contexts") == 0)
 
 
 async def test_contexts_whose_first_request_failed_take_no_room(models_dir: Path) -> None:

@@ -1,6 +1,7 @@
 """Who goes together: both queues lose nothing, double nothing and pass nobody over for ever."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hiddenstate_server.context import Start
 from hiddenstate_server.iteration_queue import IterationQueue
 from hiddenstate_server.length_queue import LengthQueue
+from hiddenstate_server.queue_metrics import Releases
 from hiddenstate_server.sentence import Sentence
 from hiddenstate_server.sequence import Predicting, Scoring, Sequence
 
@@ -213,6 +215,33 @@ def test_an_iteration_consumes_no_more_tokens_than_it_may() -> None:
     for arrival in range(8):
         queue.put(predicting(8, arrival))
     assert [len(batch) for batch in batches(queue)] == [3, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sharers", "reason"),
+    [([4] * 3, 1, "all"), ([4] * 9, 1, "full"), ([4] * 60, 4, "part"), ([4, 4, 1], 1, "alike")],
+)
+def test_queues_tell_what_kept_a_batch_from_being_larger(sizes: list[int], sharers: int, reason: str) -> None:
+    max_batch = 8 if reason == "full" else 64
+    for make_queue, make in (
+        (partial(IterationQueue, max_chunk=8, max_tokens=512, max_head_rows=128), predicting),
+        (partial(LengthQueue, max_batch_tokens=4096), sentence),
+    ):
+        releases = Releases.uncounted()
+        queue: Any = make_queue(max_batch=max_batch, releases=releases)
+        for arrival, size in enumerate(sizes):
+            queue.put(make(size, arrival))
+        queue.take(sharers)
+        assert {name: tally.value for name, tally in releases._asdict().items() if tally.value} == {reason: 1}
+
+
+def test_a_batch_is_full_too_where_the_head_has_no_room_for_more() -> None:
+    releases = Releases.uncounted()
+    queue = IterationQueue(max_batch=64, max_chunk=8, max_tokens=512, max_head_rows=1, releases=releases)
+    for arrival in range(2):
+        queue.put(predicting(1, arrival))
+    assert len(queue.take(1)) == 1
+    assert releases.full.value == 1
 
 
 def batches(queue: IterationQueue | LengthQueue) -> Iterator[Any]:

@@ -71,7 +71,7 @@ def test_a_series_that_is_removed_is_exposed_no_more_and_begins_anew() -> None:
     registry = CollectorRegistry()
     family = counters(registry, "requests", "What it counts.", LABELS)
     family.labels("a", "OK").add(3)
-    family.remove("a", "OK")
-    family.remove("never", "there")
+    family.forget("a", "OK")
+    family.forget("never", "there")
     assert 'model="a"' not in exposed(registry)
     assert family.labels("a", "OK").value == 0

@@ -26,6 +26,7 @@ class ExtraCommand:
 _EXTRA_COMMANDS = {
     "serve": ExtraCommand("hiddenstate_server.cli", "server", "Serve models over gRPC."),
     "keys": ExtraCommand("hiddenstate_server.security.keys_command", "server", "Make and revoke API keys."),
+    "top": ExtraCommand("hiddenstate.cli.top", "top", "Watch what a server does."),
     "train": ExtraCommand("hiddenstate_exporter.cli", "exporter", "Train a model in PyTorch."),
     "export": ExtraCommand("hiddenstate_exporter.cli", "exporter", "Turn a trained checkpoint into a served model."),
     "import": ExtraCommand(
@@ -36,7 +37,7 @@ _EXTRA_COMMANDS = {
 
 
 # What installs an extra in a checkout.
-_MAKE_TARGETS = {"server": "serve", "exporter": "exporter"}
+_MAKE_TARGETS = {"server": "serve", "exporter": "exporter", "top": "exporter"}
 
 
 class MissingExtraError(click.ClickException):
@@ -59,7 +60,7 @@ class Group(click.Group):
         rows = [(name, command.get_short_help_str(80)) for name, command in self.commands.items()]
         with formatter.section("Ask a server"):
             formatter.write_dl(rows)
-        with formatter.section("Serve and train (with the extras [server] and [exporter])"):
+        with formatter.section("Serve, watch and train (with the extras [server], [top] and [exporter])"):
             formatter.write_dl([(name, extra.help) for name, extra in _EXTRA_COMMANDS.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":

@@ -63,7 +63,10 @@ class OnnxModel:
         self.statistics = Statistics()
         self._labels = {"model": name, "version": version}
         self._counts = metrics.of_model(name, version)
-        self._admission = Admission(name, max_size=settings.max_waiting_tokens)
+        queue = metrics.queues.of_model(
+            name, version, max_rows=max(1, batching.max_batch), max_tokens=settings.max_waiting_tokens
+        )
+        self._admission = Admission(name, max_size=settings.max_waiting_tokens, refusals=queue.refusals)
         self._axes = signature.axes
         self._check = InputCheck(name, signature, max_batch=batching.max_batch)
         self._states = KeptStates(name, signature.states, self.sequences)
@@ -71,10 +74,12 @@ class OnnxModel:
         self.scheduler: Scheduler[Call] = Scheduler(
             model=name,
             version=version,
-            waiting=ShapeQueue(max_batch=batching.max_batch),
+            waiting=ShapeQueue(max_batch=batching.max_batch, releases=queue.releases),
             step=OnnxStep(runner, signature.axes, self.statistics, metrics=metrics, **self._labels),
             admission=admission.Admission(
-                max_waiting_tokens=settings.max_waiting_tokens, full_batch=max(1, batching.max_batch)
+                max_waiting_tokens=settings.max_waiting_tokens,
+                full_batch=max(1, batching.max_batch),
+                refusals=queue.refusals,
             ),
             loop=loop,
             metrics=metrics,

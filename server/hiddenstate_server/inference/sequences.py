@@ -211,7 +211,8 @@ class Sequences(Generic[S]):
         if size > 0 and self.bytes + size > self._max_bytes:
             raise OverloadedError(
                 f"the sequences in use hold {self.bytes:,} bytes and may hold {self._max_bytes:,}; this one needs "
-                f"{size:,}: send it again later, or raise sequences.max_bytes in the model's config.toml"
+                f"{size:,}: send it again later, or raise sequences.max_bytes in the model's config.toml",
+                reason="sequence_memory",
             )
         self.bytes += size
 

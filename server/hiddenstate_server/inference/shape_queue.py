@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hiddenstate_server.inference.statistics import RunTimes
 from hiddenstate_server.inference.tensors import Tensors
+from hiddenstate_server.queue_metrics import Releases
 from hiddenstate_server.scheduler import Work
 
 _NO_TIMES = RunTimes()
@@ -33,8 +34,9 @@ class Call(Work):
 class ShapeQueue:
     """Waiting calls by the shapes of their tensors. Bulk ones ride along, and have their turn in the end."""
 
-    def __init__(self, *, max_batch: int) -> None:
-        """Takes the most rows of a run; 0 runs each call by itself."""
+    def __init__(self, *, max_batch: int, releases: Releases | None = None) -> None:
+        """Takes the most rows of a run; 0 runs each call by itself. `releases` counts the batches."""
+        self._releases = releases or Releases.uncounted()
         self._max_batch = max_batch
         self._interactive = _Lane()
         self._bulk = _Lane()
@@ -56,7 +58,14 @@ class ShapeQueue:
             more = each.take(oldest.fits, left)
             left -= sum(call.rows for call in more)
             batch += more
+        self._count(batch, oldest.fits)
         return batch
+
+    def _count(self, batch: list[Call], fits: Hashable) -> None:
+        lanes = (self._interactive, self._bulk)
+        # What waits on and fits had no room left.
+        limit = len(batch) if any(lane.holds(fits) for lane in lanes) else len(batch) + 1
+        self._releases.batch(size=len(batch), left=sum(lane.kinds for lane in lanes), share=limit, limit=limit)
 
     def _turn(self) -> "tuple[_Lane, _Lane]":
         """Returns those whose turn the next batch is, and those who may fill it up."""
@@ -72,6 +81,15 @@ class _Lane:
     def __init__(self) -> None:
         self._order: collections.deque[Call] = collections.deque()
         self._waiting: dict[Hashable, collections.deque[Call]] = {}
+
+    @property
+    def kinds(self) -> int:
+        """How many groups of calls wait that fit together."""
+        return len(self._waiting)
+
+    def holds(self, fits: Hashable) -> bool:
+        """Tells whether a call waits that fits."""
+        return fits in self._waiting
 
     def put(self, work: Call) -> None:
         self._order.append(work)

@@ -119,6 +119,7 @@ class InferStream:
             code = grpc.StatusCode.OK
         except Exception as error:
             code, message = status_of(error)
+            self._series.failed(error)
             if self._ends_at_failure:
                 raise
             reply = ModelStreamInferResponse(error_message=message)

@@ -54,7 +54,7 @@ def merged(pages: Iterable[Page]) -> Page:
         values = sums.setdefault(family.name, {})
         for name, labels, value in family.samples:
             key = name, tuple(sorted(labels.items()))
-            values[key] = max(value, values.get(key, value)) if _is_info(family) else value + values.get(key, 0.0)
+            values[key] = max(value, values.get(key, value)) if _is_largest(family) else value + values.get(key, 0.0)
     return [
         msgspec.structs.replace(family, samples=[(name, dict(labels), value) for (name, labels), value in of.items()])
         for family, of in zip(families.values(), sums.values(), strict=True)
@@ -71,9 +71,9 @@ def _is_of_process(family: Family) -> bool:
     return family.name.startswith("process_")
 
 
-def _is_info(family: Family) -> bool:
-    """Tells whether all values are 1, and the labels what is said."""
-    return family.type == "info" or family.name.endswith("_info")
+def _is_largest(family: Family) -> bool:
+    """Tells whether a sum would mean nothing: all values are 1 and the labels what is said, or no run is that large."""
+    return family.type == "info" or family.name.endswith(("_info", "_limit_rows"))
 
 
 def _labelled(family: Family, **more: str) -> Family:

@@ -15,6 +15,7 @@ from hiddenstate_server.inference.statistics import Statistics
 from hiddenstate_server.inference.tensors import Tensors
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.providers import CPU, Provider, make_session
+from hiddenstate_server.queue_metrics import Releases
 from onnx_graphs import tagger
 
 MAX_BATCH = 6
@@ -45,6 +46,19 @@ def test_batches_keep_to_their_limit_lose_nothing_and_begin_with_who_waited_long
         assert batch == [each for each in waiting if each in batch]  # in their order
         waiting = [each for each in waiting if each not in batch]
     assert not waiting
+
+
+@pytest.mark.parametrize(
+    ("shapes", "reason"),
+    [([(1, 1)], "all"), ([(1, MAX_BATCH), (1, 1)], "full"), ([(1, 1), (2, 1)], "alike")],
+)
+def test_the_queue_tells_what_kept_a_batch_from_being_larger(shapes: list[tuple[int, int]], reason: str) -> None:
+    releases = Releases.uncounted()
+    queue = ShapeQueue(max_batch=MAX_BATCH, releases=releases)
+    for size, rows in shapes:
+        queue.put(call(size, rows))
+    queue.take(sharers=1)
+    assert {name: tally.value for name, tally in releases._asdict().items() if tally.value} == {reason: 1}
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=10))

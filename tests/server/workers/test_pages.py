@@ -18,7 +18,9 @@ class Worker:
         self.seconds = Histogram("seconds", "Of a call.", buckets=(0.1, 1.0), registry=self.registry)
         self.running = Gauge("running", "Calls that run.", registry=self.registry)
         self.model = Gauge("model_info", "Models.", ["model"], registry=self.registry)
+        self.limit = Gauge("batch_limit_rows", "Rows.", ["model"], registry=self.registry)
         self.model.labels("m").set(1)
+        self.limit.labels("m").set(8)
         Info("build", "The release.", registry=self.registry).info({"version": "1"})
         ProcessCollector(registry=self.registry)
 
@@ -70,9 +72,10 @@ def test_counters_histograms_and_gauges_are_summed_by_their_labels() -> None:
     assert value(page, "running") == 1
 
 
-def test_what_is_always_1_stays_1() -> None:
+def test_what_is_always_1_stays_1_and_the_largest_batch_is_that_of_one_worker() -> None:
     page = merged(worker.page() for worker in two_workers())
     assert value(page, "model_info", model="m") == 1
+    assert value(page, "batch_limit_rows", model="m") == 8
     assert value(page, "build_info", version="1") == 1
 
 
