@@ -89,6 +89,8 @@ def test_settings_come_from_flags_and_from_the_environment(served: list[Settings
         "tls_key": "cert.key",
         "tls_client_ca": "ca.pem",
         "metrics_tls": "true",
+        "batch_timeout_s": "7.5",
+        "max_memory": "3GiB",
     }
     assert sorted(values) == NAMES
     if in_environment:
@@ -131,6 +133,8 @@ def test_settings_come_from_flags_and_from_the_environment(served: list[Settings
             tls_key=Path("cert.key"),
             tls_client_ca=Path("ca.pem"),
             metrics_tls=True,
+            batch_timeout_s=7.5,
+            max_memory=3 * 2**30,
             engine=EngineSettings(
                 state_key_file=Path("keys"),
                 caller_tokens_per_s=2.5,

@@ -202,7 +202,7 @@ async def test_versions_that_nobody_uses_are_deleted_after_an_hour(bucket: Bucke
     repository = open_repository(cache)
     bucket.publish("2")
     await repository.load("tiny-lm")
-    await asyncio.wait([*repository._retiring.values()])
+    await asyncio.gather(*repository._retiring.values())
     await repository.refresh()
     assert kept(cache) == ["tiny-lm-1", "tiny-lm-2"]
     grow_old(cache)
