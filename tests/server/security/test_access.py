@@ -105,6 +105,10 @@ async def code_of(call: Any) -> grpc.StatusCode:
     if hasattr(call, "done_writing"):
         with suppress(Exception):  # gRPC's own, where the call has been refused already
             await call.done_writing()
+    if hasattr(call, "__aiter__"):  # it ends when all that it answers has been read
+        with suppress(grpc.aio.AioRpcError):
+            async for _ in call:
+                pass
     code: grpc.StatusCode = await call.code()
     return code
 
