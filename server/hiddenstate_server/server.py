@@ -264,8 +264,8 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         # Calls that have come and not yet been looked at wait within gRPC, unseen and without a bound. When
         # the event loop cannot keep up, those that come on top are turned away there, before they cost it anything.
-        ("grpc.server.max_pending_requests", 256),
-        ("grpc.server.max_pending_requests_hard_limit", 512),
+        ("grpc.server.max_pending_requests", 128),
+        ("grpc.server.max_pending_requests_hard_limit", 256),
         # A caller that vanished without a word must not hold its streams for two hours.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
