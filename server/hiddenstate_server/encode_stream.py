@@ -8,7 +8,7 @@ from hiddenstate.v1.sentence_encoder_pb2 import StreamedEncodeRequest
 from hiddenstate_server.messages import read_is_bulk, read_truncate
 from hiddenstate_server.repository import Repository
 from hiddenstate_server.sentence_encoder import EncodingWork, SentenceEncoder, is_long
-from hiddenstate_server.streams import Answer, Answered, Arrived, Lane
+from hiddenstate_server.streams import Answer, Answered, Arrived, Lane, deadline_of
 
 
 class EncodeRequests:
@@ -39,18 +39,13 @@ class EncodeRequests:
         """
         encode = arrived.request.encode
         model = self._repository.sentence_encoder(encode.model, encode.model_version)
-        truncate, is_bulk, deadline = read_truncate(encode), read_is_bulk(encode), self._deadline_of(arrived)
+        truncate, is_bulk, deadline = read_truncate(encode), read_is_bulk(encode), deadline_of(arrived, self._deadline)
         if is_long(encode.sentences):
             coming = model.encoding(encode.sentences, truncate=truncate, deadline=deadline, is_bulk=is_bulk)
             return _submit_when_ready(coming, model, arrived, answered)
         request = model.encoding_now(encode.sentences, truncate=truncate, deadline=deadline, is_bulk=is_bulk)
         _submit(request, model, arrived, answered)
         return None
-
-    def _deadline_of(self, arrived: Arrived[StreamedEncodeRequest]) -> float:
-        if not arrived.request.HasField("timeout_ms"):
-            return self._deadline
-        return min(self._deadline, arrived.at + arrived.request.timeout_ms / 1000)
 
 
 async def _submit_when_ready(

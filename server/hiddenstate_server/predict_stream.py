@@ -11,7 +11,7 @@ from hiddenstate_server.language_model import LanguageModel
 from hiddenstate_server.messages import read_context, read_is_bulk, read_predict_options
 from hiddenstate_server.repository import Repository
 from hiddenstate_server.sequence import Predicting
-from hiddenstate_server.streams import Answer, Answered, Arrived, Lane
+from hiddenstate_server.streams import Answer, Answered, Arrived, Lane, deadline_of
 from hiddenstate_server.tallies import Tally
 
 
@@ -93,7 +93,7 @@ class PredictRequests:
         predict, held = request.predict, context.held if context else None
         model = self._model(predict, context)
         sent, options, is_bulk = read_context(predict), read_predict_options(predict), read_is_bulk(predict)
-        deadline = self._deadline_of(arrived)
+        deadline = deadline_of(arrived, self._deadline)
         if sent.is_long:
             coming = model.predicting(sent, options, deadline=deadline, is_bulk=is_bulk, held=held)
             return self._submit_when_ready(coming, model, arrived, context, answered)
@@ -148,11 +148,6 @@ class PredictRequests:
             self._forget_if_never_begun(arrived.request.context_id, context)
             answer = error
         answered(arrived, context, answer)
-
-    def _deadline_of(self, arrived: Arrived[StreamedPredictRequest]) -> float:
-        if not arrived.request.HasField("timeout_ms"):
-            return self._deadline
-        return min(self._deadline, arrived.at + arrived.request.timeout_ms / 1000)
 
     def _model(self, request: PredictRequest, context: StreamContext | None) -> LanguageModel:
         if not (context and context.model):

@@ -43,6 +43,14 @@ class Arrived(Generic[RequestT]):
     works: Sequence[Work] = ()  # what computes its answer
 
 
+def deadline_of(arrived: Arrived[Any], stream_deadline: float) -> float:
+    """Returns when a request is late, of time.monotonic(): its own limit counts from when it was read."""
+    if not arrived.request.HasField("timeout_ms"):
+        return stream_deadline
+    timeout_ms: int = arrived.request.timeout_ms
+    return min(stream_deadline, arrived.at + timeout_ms / 1000)
+
+
 class Lane(Generic[RequestT]):
     """Requests that are answered one after the other. Most are idle most of the time, and shall cost little then."""
 

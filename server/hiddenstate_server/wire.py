@@ -1,6 +1,6 @@
 """The replies that are sent most, written as the bytes that protobuf would make of them, without message objects.
 
-A reply of five candidates takes a fifth of the time so. Numbers of fields are read off the messages' own descriptors,
+Numbers of fields are read off the messages' own descriptors,
 and tests hold every reply against what protobuf reads from it.
 """
 
