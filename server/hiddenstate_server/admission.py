@@ -10,9 +10,11 @@ from hiddenstate_server.tallies import Tally
 
 # Seconds over which a rate is averaged: some batches of the slowest models, and less than a caller's patience.
 _WINDOW_S = 2.0
-# A request is refused when the queue alone would take this part of the time that it has: estimates err, and the way to
-# the queue and back takes time as well.
+# A request is refused when the queue and its own batch would take this part of the time that it has: estimates err, and
+# the way to the queue and back takes time as well.
 _PATIENCE = 0.7
+# How much of what is known of the batches' duration is the latest one's.
+_LATEST = 0.2
 
 
 class Waiting(Protocol):
@@ -26,6 +28,8 @@ class Waiting(Protocol):
     def is_bulk(self) -> bool: ...
     @property
     def dropped(self) -> bool: ...
+    @property
+    def batch_s(self) -> float: ...
 
 
 class Admission:
@@ -52,6 +56,7 @@ class Admission:
         self._busy_since: float | None = None
         self._tokens = 0.0  # that ended in the last seconds in which the model was busy, and those seconds
         self._seconds = 0.0
+        self._batch_s = 0.0  # that a batch takes while the model is busy: an answer comes when its whole batch is done
 
     def admit(self, works: Sequence[Waiting], now: float) -> None:
         """Takes in all works or none; `now` is of time.monotonic().
@@ -95,7 +100,7 @@ class Admission:
         """
         if self.waiting_works <= self._full_batch or deadline == math.inf:
             return
-        ahead = self.wait_s(self.waiting_tokens if is_bulk else self._waiting_interactive)
+        ahead = self.wait_s(self.waiting_tokens if is_bulk else self._waiting_interactive) + self._batch_s
         if ahead > _PATIENCE * (deadline - now) > 0:
             self._refuse(
                 f"the queue holds {self.waiting_tokens:,} tokens, about {_rounded(ahead)} s of work, and this "
@@ -109,14 +114,17 @@ class Admission:
         self.waiting_works -= len(works)
         self.waiting_tokens -= sum(work.size for work in works)
         self._waiting_interactive -= sum(work.size for work in works if not work.is_bulk)
-        self._observe(sum(work.size for work in works if not work.dropped), now)
+        done = [work for work in works if not work.dropped]
+        self._observe(sum(work.size for work in done), max((work.batch_s for work in done), default=0.0), now)
 
     def wait_s(self, tokens: int) -> float:
         """Returns about how long the model takes for so many tokens, in seconds; 0 if that is not known yet."""
         return tokens * self._seconds / self._tokens if self._tokens else 0.0
 
-    def _observe(self, size: int, now: float) -> None:
+    def _observe(self, size: int, batch_s: float, now: float) -> None:
         if self._busy_since is not None:
+            if batch_s:
+                self._batch_s += _LATEST * (batch_s - self._batch_s)
             passed = now - self._busy_since
             fades = math.exp(-passed / _WINDOW_S)
             self._tokens = self._tokens * fades + size

@@ -87,7 +87,12 @@ class EngineSettings:
         "Model execution",
         "Whether to measure at start how many batches at a time, on how many threads, go fastest.",
     )
-    max_batch: int = setting(64, "Model execution", "Most contexts or sentences in one model run.", minimum=1)
+    max_batch: int = setting(
+        64,
+        "Model execution",
+        "Most contexts or sentences in one model run. On CPUs at most 32 sentences go together.",
+        minimum=1,
+    )
     max_batch_tokens: int = setting(
         4096, "Model execution", "Most tokens in one model run, padding included.", minimum=1
     )

@@ -52,6 +52,7 @@ class Work:
     submitted_at: float = 0.0
     finished_at: float = 0.0
     compute_s: float = 0.0  # time of the batches it was part of
+    batch_s: float = 0.0  # time of the last of them
     trace: Any = None  # of the call that it belongs to, where that is traced
 
     @property
@@ -325,8 +326,10 @@ class Scheduler(Generic[W]):
                 self._end(work, ModelFailedError("the model could not be run; the server's log has the reason"))
             return batch
         finished_at = time.monotonic()
+        batch_s = finished_at - started_at
         for work in batch:
-            work.compute_s += finished_at - started_at
+            work.compute_s += batch_s
+            work.batch_s = batch_s
             work.finished_at = finished_at
         return news
 

@@ -14,6 +14,7 @@ from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import InvalidRequestError
 from hiddenstate_server.length_queue import LengthQueue
 from hiddenstate_server.metrics import Metrics
+from hiddenstate_server.providers import CPU
 from hiddenstate_server.results import Encoding, Usage
 from hiddenstate_server.runner import EncoderRunner
 from hiddenstate_server.scheduler import Scheduler
@@ -22,6 +23,8 @@ from hiddenstate_server.sentence import EncodeStep, Sentence
 from hiddenstate_server.tokenizer import Tokenizer
 from hiddenstate_server.wire import EncodingWriter
 
+# More sentences in one run take longer, and a CPU is no faster with them (benchmarks: unary-encode, in process).
+_MOST_ROWS_ON_CPU = 32
 # Above this many characters sentences are cut into tokens on another thread, so that the event loop goes on.
 _LONG_TEXT = 4_000
 
@@ -54,19 +57,20 @@ class SentenceEncoder:
         self._settings = settings
         self._writer = EncodingWriter(bundle, runner.spec.dimension)
         self._counts = metrics.of_model(bundle.name, bundle.version)
+        max_batch = min(settings.max_batch, _MOST_ROWS_ON_CPU) if provider == CPU else settings.max_batch
         queue = metrics.queues.of_model(
-            bundle.name, bundle.version, max_rows=settings.max_batch, max_tokens=settings.max_waiting_tokens
+            bundle.name, bundle.version, max_rows=max_batch, max_tokens=settings.max_waiting_tokens
         )
         self.scheduler: Scheduler[Sentence] = Scheduler(
             model=bundle.name,
             version=bundle.version,
             waiting=LengthQueue(
-                max_batch=settings.max_batch, max_batch_tokens=settings.max_batch_tokens, releases=queue.releases
+                max_batch=max_batch, max_batch_tokens=settings.max_batch_tokens, releases=queue.releases
             ),
             step=EncodeStep(runner, model=bundle.name, version=bundle.version, metrics=metrics),
             admission=admission_for(settings)(
                 max_waiting_tokens=settings.max_waiting_tokens,
-                full_batch=runners * settings.max_batch,
+                full_batch=runners * max_batch,
                 refusals=queue.refusals,
             ),
             runners=runners,

@@ -61,18 +61,8 @@ def load_variant(wanted: Wanted, bundle: Bundle, provider: Provider, load: Calla
     return _faster(bundle, load("fp32"), load("int8"))
 
 
-def _problem(bundle: Bundle, provider: Provider) -> str | None:
-    """Says why int8 need not even be tried, or None."""
-    if "int8" not in bundle.variants:
-        return "the bundle has no int8 graphs"
-    if provider.name != CPU:
-        return f"{provider.name} has no int8 products of this kind"
-    # Without these instructions x86 multiplies bytes in 16 bits that overflow, or slowly.
-    return "this CPU has no instructions for int8 products" if _lacks_instructions() else None
-
-
-def _lacks_instructions() -> bool:
-    """Reads what Linux says of the CPU; elsewhere only the measurement tells."""
+def lacks_int8_instructions() -> bool:
+    """Tells whether int8 graphs are never taken on this CPU, as Linux says; elsewhere only the measurement tells."""
     try:
         lines = _CPU_INFO.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -82,6 +72,16 @@ def _lacks_instructions() -> bool:
         if wanted := _FLAGS.get(key.strip()):
             return not set(wanted) & set(value.split())
     return False
+
+
+def _problem(bundle: Bundle, provider: Provider) -> str | None:
+    """Says why int8 need not even be tried, or None."""
+    if "int8" not in bundle.variants:
+        return "the bundle has no int8 graphs"
+    if provider.name != CPU:
+        return f"{provider.name} has no int8 products of this kind"
+    # Without these instructions x86 multiplies bytes in 16 bits that overflow, or slowly.
+    return "this CPU has no instructions for int8 products" if lacks_int8_instructions() else None
 
 
 def _faster(bundle: Bundle, fp32: R, int8: R) -> Choice[R]:

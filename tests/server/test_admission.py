@@ -20,13 +20,21 @@ class Waiting:
     deadline: float = math.inf
     is_bulk: bool = False
     dropped: bool = False
+    batch_s: float = 0.0
 
 
-def busy(*, tokens: int, tokens_per_s: float, is_bulk: bool = False, max_waiting_tokens: int = 10**6) -> Admission:
+def busy(
+    *,
+    tokens: int,
+    tokens_per_s: float,
+    is_bulk: bool = False,
+    max_waiting_tokens: int = 10**6,
+    batch_s: float = 0.0,
+) -> Admission:
     """Returns an admission at time 0, where so many tokens wait and the model has been seen at that speed."""
     admission = Admission(max_waiting_tokens=max_waiting_tokens, full_batch=2)
     size = 10
-    past = [Waiting(size, is_bulk=is_bulk) for _ in range(21)]
+    past = [Waiting(size, is_bulk=is_bulk, batch_s=batch_s) for _ in range(21)]
     left = [Waiting(size, is_bulk=is_bulk) for _ in range(tokens // size)]
     for work in (*past, *left):
         admission.admit([work], -100.0)
@@ -122,6 +130,22 @@ def test_what_could_not_be_answered_in_time_is_refused_with_the_time_when_it_cou
     assert (admission.waiting_tokens, refused.value.reason) == (1000, "queue_slow")
     admission.admit([Waiting(5, deadline=20.0)], 0.0)
     admission.admit([Waiting(5)], 0.0)
+
+
+def test_an_answer_comes_when_its_whole_batch_is_done() -> None:
+    admission = busy(tokens=1000, tokens_per_s=1000.0, batch_s=2.0)  # 1 s of work goes first
+    with pytest.raises(OverloadedError, match=r"about 3 s of work, and this request has 4 s: "):
+        admission.admit([Waiting(5, deadline=4.0)], 0.0)
+    admission.admit([Waiting(5, deadline=4.5)], 0.0)
+
+
+def test_batches_that_became_short_again_refuse_nobody() -> None:
+    admission = busy(tokens=1000, tokens_per_s=1000.0, batch_s=20.0)
+    with pytest.raises(OverloadedError):
+        admission.admit([Waiting(5, deadline=4.0)], 0.0)
+    for number in range(1, 51):
+        admission.release([Waiting(10, batch_s=0.1)], number / 100)
+    admission.admit([Waiting(5, deadline=4.5)], 0.5)
 
 
 def test_a_queue_that_is_gone_in_one_batch_is_not_looked_at() -> None:
