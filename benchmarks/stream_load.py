@@ -108,7 +108,7 @@ class StreamLoad:
 async def measure(load: Load) -> Measured:
     """Measures one kind of load on streams, each with a connection of its own."""
     async with AsyncExitStack() as stack:
-        streams = [StreamLoad(await connect(stack, load), *_requests(load)) for _ in range(load.streams)]
+        streams = [StreamLoad(await connect(stack, load), *_requests(load, number)) for number in range(load.streams)]
         running = [asyncio.create_task(stream.run()) for stream in streams]
         for stream in streams[1:]:
             stream.samples, stream.refused = streams[0].samples, streams[0].refused
@@ -160,8 +160,11 @@ async def _kept(load: Load, streams: Sequence[StreamLoad], running: Sequence["as
     return clock.read()
 
 
-def _requests(load: Load) -> tuple[str, list[list[bytes]]]:
-    """Returns a method and the messages of each slot of one stream."""
+def _requests(load: Load, stream: int) -> tuple[str, list[list[bytes]]]:
+    """Returns a method and the messages of each slot of one stream.
+
+    No context may begin like one of another stream or of an earlier round: the server would know it by heart.
+    """
     if load.kind == "encode-stream":
         slots = int(load.per_s * _SLOTS_S) if load.per_s else load.callers
         return _ENCODE, [
@@ -169,7 +172,7 @@ def _requests(load: Load) -> tuple[str, list[list[bytes]]]:
             for slot, text in enumerate(sentences(-(-slots // load.streams), load.seed))
         ]
     slots = load.callers // load.streams
-    words = texts([1] * (slots * _WORDS_OF_A_CONTEXT), load.seed, load.vocab_size)
+    words = texts([1] * (slots * _WORDS_OF_A_CONTEXT), (load.seed, load.part, stream), load.vocab_size)
     return PREDICT, [
         [context_payload(slot, word, load, keep=load.keep) for word in words[slot::slots]] for slot in range(slots)
     ]

@@ -21,7 +21,7 @@ def natural_lengths(count: int, seed: int) -> list[int]:
     return np.clip(lengths, 2, _NATURAL_MAX).astype(int).tolist()  # type: ignore[no-any-return]
 
 
-def texts(lengths: Sequence[int], seed: int, vocab_size: int = VOCAB_SIZE) -> list[str]:
+def texts(lengths: Sequence[int], seed: int | tuple[int, ...], vocab_size: int = VOCAB_SIZE) -> list[str]:
     """Returns texts of so many words each."""
     vocabulary = words(vocab_size)
     rng = np.random.default_rng(seed)
