@@ -10,7 +10,6 @@ import random
 import shutil
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -43,13 +42,14 @@ def sample(server: ServeProcess, started: float, calls: int) -> Sample:
     proc = Path(f"/proc/{server.pid}")
     resident = int((proc / "statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     descriptors, threads = (len(list((proc / name).iterdir())) for name in ("fd", "task"))
-    return Sample((time.monotonic() - started) / 60, resident, descriptors, threads, _running(server), calls)
-
-
-def _running(server: ServeProcess) -> float:
-    with urllib.request.urlopen(server.announcement[0].split()[-1], timeout=10) as response:
-        lines = response.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("hiddenstate_streams_open"))
+    return Sample(
+        (time.monotonic() - started) / 60,
+        resident,
+        descriptors,
+        threads,
+        server.metric("hiddenstate_streams_open"),
+        calls,
+    )
 
 
 class Load:

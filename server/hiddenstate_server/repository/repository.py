@@ -78,7 +78,7 @@ class Repository:
 
         Raises:
             BundleError: of a model, no version can be loaded.
-            ConfigError: there are no models, or a setting does not fit them.
+            ConfigError: there are no models, there is no room for one or it cannot be read, or a setting does not fit.
         """
         source = LocalSource(models) if isinstance(models, Path) else models
         repository = cls(source, settings, metrics, loop)
@@ -235,9 +235,9 @@ class Repository:
         for name, state in zip(self._listing, states, strict=True):
             if state.versions:  # else there will be no server, and whoever starts it tells why
                 self._publish(name, state)
-        for state in states:
+        for name, state in zip(self._listing, states, strict=True):
             if not state.versions:
-                raise next(iter(state.failures.values())).error
+                raise _no_start(name, state.failures)
         self.source.retain(self._files())
 
     async def _scan(self) -> Listing:
@@ -268,13 +268,14 @@ class Repository:
             self._retiring[version] = asyncio.create_task(self._retire(version))
         for failed, failure in state.failures.items():
             if failure not in before.failures.values():
-                self._report(name, failed, failure)
+                self._report(name, failed, failure, before.failures.get(failed))
         self._listener(name, bool(state.versions))
 
-    def _report(self, name: str, version: str, failure: Failure) -> None:
+    def _report(self, name: str, version: str, failure: Failure, before: Failure | None) -> None:
         self._metrics.models.failed(name, failure.kind)
-        what = f"{name} version {version}" if version else name
-        _log.error("%s: %s", what, failure.reason, exc_info=failure.error if failure.kind == "failed" else None)
+        if before is None or (before.files, before.reason) != (failure.files, failure.reason):  # else it was said
+            error = failure.error if failure.kind == "failed" else None
+            _log.error("%s: %s", _words(name, version), failure.reason, exc_info=error)
         failure.error.__traceback__ = failure.error.__context__ = None  # its frames hold what was loaded so far
 
     async def _retire(self, version: Version) -> None:
@@ -315,11 +316,21 @@ class Repository:
             yield from state.failures.values()
 
 
+def _words(name: str, version: str) -> str:
+    return f"{name} version {version}" if version else name
+
+
+def _no_start(name: str, failures: Mapping[str, Failure]) -> Exception:
+    """Returns why there will be no server: of a model, no version can be served."""
+    version, failure = next(iter(failures.items()))
+    return ConfigError(f"{_words(name, version)}: {failure.reason}") if failure.may_pass else failure.error
+
+
 def _refusal(name: str, failures: Mapping[str, Failure], served: Mapping[str, Version]) -> ModelLoadError:
     version, failure = next(iter(failures.items()))
     kind = ModelMemoryError if isinstance(failure.error, ModelMemoryError) else ModelLoadError
     rest = f"; {name} version {', '.join(served)} goes on being served" if served else ""
-    what = f"{name} version {version}" if version else name
+    what = _words(name, version)
     return kind(f"{what} cannot be loaded: {failure.reason}{rest}")
 
 
