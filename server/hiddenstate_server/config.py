@@ -230,6 +230,22 @@ class Settings:
         maximum=2**50,
         is_bytes=True,
     )
+    keepalive_s: float = setting(
+        60.0,
+        "Limits",
+        "After so long a silence on a connection a ping finds out whether its caller is still there, in seconds.",
+        metavar="SECONDS",
+        minimum=1,
+        maximum=2_000_000,
+    )
+    keepalive_timeout_s: float = setting(
+        20.0,
+        "Limits",
+        "How long a caller may leave a ping, or what was sent, without a sign of life, in seconds. Then its calls end.",
+        metavar="SECONDS",
+        minimum=1,
+        maximum=2_000_000,
+    )
     channelz: Literal["on", "off"] = setting(
         "off", "Serving", "Whether callers may ask for gRPC's view of all connections, their addresses included."
     )

@@ -267,6 +267,8 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests", 128),
         ("grpc.server.max_pending_requests_hard_limit", 256),
         # A caller that vanished without a word must not hold its streams for two hours.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_time_ms", int(1000 * settings.keepalive_s)),
+        ("grpc.keepalive_timeout_ms", int(1000 * settings.keepalive_timeout_s)),
+        # This one counts in gRPC core 1.85, and is a minute by default.
+        ("grpc.http2.ping_timeout_ms", int(1000 * settings.keepalive_timeout_s)),
     ]
