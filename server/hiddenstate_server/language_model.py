@@ -113,6 +113,7 @@ class LanguageModel:
             runners=runners,
             loop=loop,
             metrics=metrics,
+            trial=lambda: runner.trial(1),
         )
         metrics.watch_scheduler(model=bundle.name, version=bundle.version, scheduler=self.scheduler)
 

@@ -72,6 +72,7 @@ class SentenceEncoder:
             runners=runners,
             loop=loop,
             metrics=metrics,
+            trial=lambda: runner.trial(1),
         )
         metrics.watch_scheduler(model=bundle.name, version=bundle.version, scheduler=self.scheduler)
 

@@ -34,6 +34,7 @@ from hiddenstate_server.listening import check_can_listen
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.model_service import ModelService
 from hiddenstate_server.repository import Repository
+from hiddenstate_server.repository.repository import SOURCE_NAME
 from hiddenstate_server.repository.source import open_source
 from hiddenstate_server.repository.watching import watch
 from hiddenstate_server.security.access import Access
@@ -228,7 +229,7 @@ class Server:
         inference = InferenceService(repository, models, settings=settings, running=running, metrics=calls)
         add_GRPCInferenceServiceServicer_to_server(inference, self._rpc)
         add_unsupported(self._rpc)
-        self._health = await add_health(self._rpc, (*SERVICES, *repository.names()))
+        self._health = await add_health(self._rpc, (*SERVICES, SOURCE_NAME, *repository.names()))
         repository.listen(ModelHealth(self._health))
         others = [HEALTH_SERVICE, reflection.SERVICE_NAME]
         if settings.channelz == "on":

@@ -33,6 +33,9 @@ from hiddenstate_server.sentence_encoder import SentenceEncoder
 
 Listener = Callable[[str, bool], None]
 
+# What listeners are told of the source by. It is no model's name: those have a folder.
+SOURCE_NAME = "hiddenstate.repository"
+
 # Models that are loaded at a time: each may hold its graphs in two variants until the faster one is known.
 _MOST_LOADS = 4
 
@@ -55,6 +58,7 @@ class Repository:
         one_by_one = settings.max_models_memory or settings.autotune
         self._loads_at_start = 1 if one_by_one else min(_MOST_LOADS, settings.cores or available_cores())
         self._listing: Listing = {}
+        self._problem = ""  # why the source cannot be read now
         self._states: dict[str, ModelState] = {}
         self._catalog = Catalog((), {})
         self._unloaded: set[str] = set()  # by call: no change of the folder brings them back
@@ -142,6 +146,7 @@ class Repository:
             ending=list(self._retiring),
             loading=tuple(self._loads.running),
             states=self._states,
+            problem=self._problem,
         )
 
     async def load(self, name: str) -> None:
@@ -182,9 +187,7 @@ class Repository:
         async with self._one_at_a_time:
             try:
                 listing = await self._scan()
-            except (ConfigError, OSError) as error:
-                self._metrics.models.failed("", "unreadable")
-                _log.error("%s; what is served stays as it is", error)
+            except ModelLoadError:
                 return
             for name in sorted({*listing, *self._states} - self._unloaded):
                 if model := listing.get(name):
@@ -197,7 +200,10 @@ class Repository:
         return [version.scheduler for version in self._versions()]
 
     def listen(self, listener: Listener) -> None:
-        """Tells from now on, on the event loop, whether a model is served, whenever something of it has changed."""
+        """Tells from now on, on the event loop, whether a model is served, whenever something of it has changed.
+
+        Whether the source can be read is told by the name SOURCE_NAME.
+        """
         self._listener = listener
 
     async def drain(self, timeout_s: float) -> bool:
@@ -241,12 +247,33 @@ class Repository:
         self.source.retain(self._files())
 
     async def _scan(self) -> Listing:
-        listing = await asyncio.to_thread(self.source.scan)
-        if self._states and not listing:
-            # More often a volume that is not mounted than the wish to serve nothing.
-            raise ConfigError(f"--models {self.source}: has no models any more")
+        """Looks at the source, and reports what is wrong with it.
+
+        Raises:
+            ModelLoadError: it cannot be read.
+        """
+        try:
+            listing = await asyncio.to_thread(self.source.scan)
+            if self._states and not listing:
+                # More often a volume that is not mounted than the wish to serve nothing.
+                raise ConfigError(f"--models {self.source}: has no models any more")
+        except (ConfigError, OSError) as error:
+            self._metrics.models.failed("", "unreadable")
+            self._note(str(error))
+            raise ModelLoadError(f"{error}; what is served stays as it is") from None
+        self._note("")
         self._listing = listing
         return listing
+
+    def _note(self, problem: str) -> None:
+        """Takes note of whether the source can be read, and says so where that has changed."""
+        if problem and problem != self._problem:
+            _log.error("%s; what is served stays as it is", problem)
+        if self._problem and not problem:
+            _log.info("--models %s: can be read again", self.source)
+        if bool(problem) != bool(self._problem):
+            self._listener(SOURCE_NAME, not problem)
+        self._problem = problem
 
     async def _update(self, model: ModelFiles, *, again: bool = False) -> None:
         now = self._states.get(model.name, ModelState())
