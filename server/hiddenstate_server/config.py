@@ -114,7 +114,7 @@ class EngineSettings:
         None,
         "Security",
         "Keys by which states that were returned are known again, one in a line as 64 hexadecimal digits: the first "
-        "seals. Without it callers can make states up.",
+        "seals. It is read again when it changes. Without it callers can make states up.",
         metavar="FILE",
     )
     max_waiting_tokens: int = setting(

@@ -145,6 +145,7 @@ class Server:
             await asyncio.to_thread(self.metrics.tracing.check)
         self.repository = await asyncio.to_thread(self._open_repository, asyncio.get_running_loop())
         self._parts.callback(self.repository.close)
+        self._watch_state_keys()
         await self._add_services()
         if self._shares_port:
             self.address = self._bind()
@@ -193,6 +194,11 @@ class Server:
     def _watch_keys(self) -> None:
         if self._access is not None and self._access.keys is not None:
             watching = asyncio.create_task(watch_files(self._access.keys, self._access.refresh))
+            self._parts.callback(watching.cancel)
+
+    def _watch_state_keys(self) -> None:
+        if self.repository.state_keys is not None:
+            watching = asyncio.create_task(watch_files(self.repository.state_keys))
             self._parts.callback(watching.cancel)
 
     def _add_port(self) -> int:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -45,7 +46,8 @@ def test_a_server_whose_log_has_no_room_serves_on(models_dir: Path) -> None:
 
 def is_serving(server: ServeProcess, service: str) -> bool:
     with grpc.insecure_channel(server.address) as channel:
-        response = HealthStub(channel).Check(HealthCheckRequest(service=service), timeout=WAIT_S)
+        stub: Any = HealthStub(channel)  # its stubs have no methods
+        response = stub.Check(HealthCheckRequest(service=service), timeout=WAIT_S)
     return bool(response.status == HealthCheckResponse.SERVING)
 
 

@@ -22,13 +22,13 @@ class Writer(FakeServer):
         self.words = words
 
     def generate(self, request: lm.GenerateRequest, context: grpc.ServicerContext) -> Iterator[lm.GenerateResponse]:
-        last = len(self.words) - 1
+        last, go_on = len(self.words) - 1, lm.GenerateResponse.FINISH_REASON_UNSPECIFIED
         for number, word in enumerate(self.words):
             if number == self.stops_before:
                 context.add_callback(self.silence.set)
                 self.silence.wait()
                 return
-            end = lm.GenerateResponse.FINISH_REASON_LENGTH if number == last else None
+            end = lm.GenerateResponse.FINISH_REASON_LENGTH if number == last else go_on
             seed = request.seed if number == last else 0
             token_id = sum(word.encode())
             yield lm.GenerateResponse(word=word, token_id=token_id, finish_reason=end, seed=seed, usage=USAGE)

@@ -48,6 +48,7 @@ class Repository:
     def __init__(self, source: Source, settings: EngineSettings, metrics: Metrics, loop: asyncio.AbstractEventLoop):
         loader = Loader(settings, metrics, loop)
         self.cache: PrefixCache = loader.cache
+        self.state_keys = loader.state_keys
         self.source = source
         self._takes_calls = settings.repository_calls == "on"
         self._unload_timeout_s = settings.unload_timeout_s
