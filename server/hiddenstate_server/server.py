@@ -143,7 +143,9 @@ class Server:
         self._expose()
         if self.metrics.tracing:
             await asyncio.to_thread(self.metrics.tracing.check)
-        self.repository = await asyncio.to_thread(self._open_repository, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self.metrics.watch_loop(loop)
+        self.repository = await asyncio.to_thread(self._open_repository, loop)
         self._parts.callback(self.repository.close)
         self._watch_state_keys()
         await self._add_services()
