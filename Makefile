@@ -45,11 +45,12 @@ fuzz: $(CAN_TEST) ## Send a server 100,000 inputs that nobody should send, as ev
 	@$(VENV)/bin/python tests/fuzz/run.py $(ARGS)
 
 .PHONY: chaos
-chaos: $(CAN_TEST) ## Kill servers in the middle of streams and calls, again and again.
-	@cd tests && ../$(VENV)/bin/python -m chaos.failover $(ARGS)
+chaos: $(CAN_TEST) ## Break servers, and what is around them, again and again; some minutes.
+	@cd tests && ../$(VENV)/bin/python -m chaos
 
 .PHONY: soak
 soak: $(CAN_TEST) ## Load a server for half an hour with reloads, and draw what it holds.
+	@$(INSTALL) --group bench $(OR_SAY_WHY)
 	@cd tests && ../$(VENV)/bin/python -m chaos.soak --plot ../soak.png $(ARGS)
 
 .PHONY: exporter

@@ -80,6 +80,23 @@ def counting_model(folder: Path, *, name: str = "counting") -> Path:
     return _write(folder, name, "1", nodes, [_port("x", "INT64", shape)], [_port("y", "INT64", shape)], constants)
 
 
+def filling_model(folder: Path, *, name: str = "filling") -> Path:
+    """Writes a model that fills as many float32 with ones as the sum of its `x` says, [batch, 1] of int64."""
+    axes = numpy_helper.from_array(np.array([0, 1]), "axes")
+    length = numpy_helper.from_array(np.array([1]), "length")
+    one = numpy_helper.from_array(np.ones(1, np.float32), "one")
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "axes"], ["sum"], keepdims=0),
+        helper.make_node("Reshape", ["sum", "length"], ["many"]),
+        helper.make_node("ConstantOfShape", ["many"], ["ones"], value=one),
+        helper.make_node("ReduceMax", ["ones"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["factor"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["x", "factor"], ["y"]),
+    ]
+    shape = ["batch", 1]
+    return _write(folder, name, "1", nodes, [_port("x", "INT64", shape)], [_port("y", "INT64", shape)], [axes, length])
+
+
 def _port(name: str, datatype: str, shape: Sequence[object] | None) -> Any:
     return helper.make_tensor_value_info(name, ELEMENTS[datatype], shape)
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,10 +47,21 @@ class ServeProcess:
 
     def logged(self, part: str) -> str:
         """Waits for a log line that has `part` and returns it."""
-        while True:
-            line = self._lines.get(timeout=WAIT_S)
-            if part in line:
-                return line
+        return self.logged_until(part)[-1]
+
+    def logged_until(self, part: str) -> list[str]:
+        """Waits for a log line that has `part` and returns it, after those before it that nobody has waited for."""
+        lines = [""]
+        while part not in lines[-1]:
+            lines.append(self._lines.get(timeout=WAIT_S))
+        return lines[1:]
+
+    def metric(self, name: str, *labels: str) -> float:
+        """Returns the sum of a metric's samples that have all of these labels, each as NAME="VALUE"."""
+        with urllib.request.urlopen(self.announcement[0].split()[-1], timeout=WAIT_S) as response:
+            lines = response.read().decode().splitlines()
+        found = [line for line in lines if re.match(rf"{name}[ {{]", line) and all(each in line for each in labels)]
+        return sum(float(line.split()[-1]) for line in found)
 
     def exit_code(self) -> int:
         """Waits for the process to end."""

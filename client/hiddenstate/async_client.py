@@ -222,9 +222,12 @@ class AsyncClient:
             model_version=model_version,
             priority=priority,
         )
-        with self._connection.calling():
-            call = self._language_model.Generate(request, timeout=self._connection.timeout(timeout_s))
-        return AsyncGeneration(self._connection, call)
+        return AsyncGeneration(
+            self._connection,
+            lambda request, left_s: self._language_model.Generate(request, timeout=left_s),
+            request,
+            self._connection.timeout(timeout_s),
+        )
 
     async def score(
         self,

@@ -199,9 +199,12 @@ class Client:
             model_version=model_version,
             priority=priority,
         )
-        with self._connection.calling():
-            call = self._language_model.Generate(request, timeout=self._connection.timeout(timeout_s))
-        return Generation(self._connection, call)
+        return Generation(
+            self._connection,
+            lambda request, left_s: self._language_model.Generate(request, timeout=left_s),
+            request,
+            self._connection.timeout(timeout_s),
+        )
 
     def score(
         self,

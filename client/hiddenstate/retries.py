@@ -105,7 +105,7 @@ def patiently(connection: Connection, call: Callable[[float | None], T], timeout
             return result
         except HiddenstateError as error:
             retries = retries or Retries((), connection.budget)
-            pause_s = retries.back_off(_in_words(error, connection), clock.left_s())
+            pause_s = retries.back_off(in_words(error, connection), clock.left_s())
         time.sleep(pause_s)
 
 
@@ -122,11 +122,11 @@ async def patiently_async(
             return result
         except HiddenstateError as error:
             retries = retries or Retries((), connection.budget)
-            pause_s = retries.back_off(_in_words(error, connection), clock.left_s())
+            pause_s = retries.back_off(in_words(error, connection), clock.left_s())
         await asyncio.sleep(pause_s)
 
 
-def _in_words(error: HiddenstateError, connection: Connection) -> HiddenstateError:
+def in_words(error: HiddenstateError, connection: Connection) -> HiddenstateError:
     """Says what it means that a call was cancelled where nobody here did."""
     if error.code is not grpc.StatusCode.CANCELLED or connection.closed:
         return error

@@ -1,15 +1,20 @@
 """The two lines that say that the server serves."""
 
+import logging
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import msgspec
 
 from hiddenstate_server.config import Address
 
 DEFAULT_PORT = 50051
+
+_log = logging.getLogger(__name__)
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -30,6 +35,17 @@ def announcement(
         f"Serving {offer.models} on {address}, {metrics}",
         f"Try: {_program()} {offer.command}{offer.model_option}{_server_option(address)}",
     )
+
+
+def announce(lines: Sequence[str]) -> None:
+    """Prints lines. Where standard output takes none, as on a full disk, the log says so, and nothing else is lost."""
+    try:
+        for line in lines:
+            click.echo(line)
+    except OSError as error:
+        _log.warning("standard output takes nothing (%s): %s", error.strerror, "; ".join(lines))
+        # What was not taken would be written once more at the exit, and fail that.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _program() -> str:

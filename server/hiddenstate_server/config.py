@@ -119,7 +119,7 @@ class EngineSettings:
         None,
         "Security",
         "Keys by which states that were returned are known again, one in a line as 64 hexadecimal digits: the first "
-        "seals. Without it callers can make states up.",
+        "seals. It is read again when it changes. Without it callers can make states up.",
         metavar="FILE",
     )
     max_waiting_tokens: int = setting(
@@ -234,6 +234,22 @@ class Settings:
         "Memory that each process may use. One that uses more drains and ends. 0 sets no limit.",
         maximum=2**50,
         is_bytes=True,
+    )
+    keepalive_s: float = setting(
+        60.0,
+        "Limits",
+        "After so long a silence on a connection a ping finds out whether its caller is still there, in seconds.",
+        metavar="SECONDS",
+        minimum=1,
+        maximum=2_000_000,
+    )
+    keepalive_timeout_s: float = setting(
+        20.0,
+        "Limits",
+        "How long a caller may leave a ping, or what was sent, without a sign of life, in seconds. Then its calls end.",
+        metavar="SECONDS",
+        minimum=1,
+        maximum=2_000_000,
     )
     channelz: Literal["on", "off"] = setting(
         "off", "Serving", "Whether callers may ask for gRPC's view of all connections, their addresses included."

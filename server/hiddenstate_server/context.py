@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hiddenstate_server.bundle import LanguageModelSpec, StateBound
 from hiddenstate_server.errors import InvalidRequestError
 from hiddenstate_server.prefix_cache import Prefix, PrefixCache, after
-from hiddenstate_server.state_token import UNSEALED, State, StateKeys, check_bounds, origin_of, unpack_state
+from hiddenstate_server.state_token import ReadStateKeys, State, check_bounds, origin_of, unpack_state, unsealed
 from hiddenstate_server.tokenizer import TokenArray, Tokenizer
 
 # Above this many characters a text is cut into tokens on another thread, so that the event loop goes on.
@@ -82,7 +82,7 @@ class ContextReader:
         *,
         fingerprint: bytes,
         state_bounds: Sequence[StateBound] = (),
-        state_keys: StateKeys = UNSEALED,
+        state_keys: ReadStateKeys = unsealed,
         max_context_tokens: int,
         cache: PrefixCache,
         tokenized: Callable[[float], None],
@@ -125,7 +125,7 @@ class ContextReader:
     def _start(self, tokens: TokenArray, context: Context, held: HeldContext | None, *, use_cache: bool) -> Start:
         before = held.state if held else None
         if context.state:
-            before = unpack_state(context.state, self._fingerprint, self._spec.state_size, self._state_keys)
+            before = unpack_state(context.state, self._fingerprint, self._spec.state_size, self._state_keys())
             check_bounds(before, self._state_bounds)
             before.prefix = self._cache.begin(self._fingerprint, origin_of(context.state))
         if before is None:

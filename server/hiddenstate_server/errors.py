@@ -13,6 +13,7 @@ ServingError                   has a `code`; its message tells the caller what t
 |- ShuttingDownError           UNAVAILABLE          the server drains; another replica may answer
 |- DeadlineError               DEADLINE_EXCEEDED    the caller's deadline passed while the request waited
 '- ModelFailedError            INTERNAL             the model could not be run
+NoRoomError(OSError)           the disk has no room for a model's files; tried again while serving
 BundleError(ValueError)        a model folder is not what it says; raised while loading, never on a call
 ConfigError(ValueError)        a setting is wrong; raised at start
 WorkersError(RuntimeError)     processes that should serve keep ending
@@ -121,6 +122,10 @@ class ModelFailedError(ServingError):
     """The model could not be run; the log has the details."""
 
     code = grpc.StatusCode.INTERNAL
+
+
+class NoRoomError(OSError):
+    """The disk has no room for the files of a model."""
 
 
 class BundleError(ValueError):

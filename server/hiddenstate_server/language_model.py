@@ -21,7 +21,7 @@ from hiddenstate_server.runner import LanguageModelRunner
 from hiddenstate_server.scheduler import Scheduler
 from hiddenstate_server.security.metering import admission_for
 from hiddenstate_server.sequence import Generating, Predicting, Scoring, Sequence
-from hiddenstate_server.state_token import UNSEALED, State, StateKeys, pack_state, token_bytes
+from hiddenstate_server.state_token import ReadStateKeys, State, pack_state, token_bytes, unsealed
 from hiddenstate_server.tokenizer import Tokenizer, WordIndex
 from hiddenstate_server.wire import PredictionWriter
 
@@ -57,7 +57,7 @@ class LanguageModel:
         runners: int,
         settings: EngineSettings,
         cache: PrefixCache,
-        state_keys: StateKeys = UNSEALED,
+        state_keys: ReadStateKeys = unsealed,
         metrics: Metrics,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -113,6 +113,7 @@ class LanguageModel:
             runners=runners,
             loop=loop,
             metrics=metrics,
+            trial=lambda: runner.trial(1),
         )
         metrics.watch_scheduler(model=bundle.name, version=bundle.version, scheduler=self.scheduler)
 
@@ -288,7 +289,7 @@ class LanguageModel:
         return self._pack(work.start.then(work.state)) if work.return_state else b""
 
     def _pack(self, state: State) -> bytes:
-        return pack_state(state, self._fingerprint, self._state_keys)
+        return pack_state(state, self._fingerprint, self._state_keys())
 
     def _candidates(self, work: Predicting) -> list[Candidate]:
         ranked = zip(work.top_ids.tolist(), work.top_log_probs.tolist(), strict=True)

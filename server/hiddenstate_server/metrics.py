@@ -1,5 +1,6 @@
 """What the server tells Prometheus. Its methods may be called from any thread."""
 
+import asyncio
 import platform
 from collections.abc import Iterator
 from importlib.metadata import version as release
@@ -148,6 +149,10 @@ class Metrics:
         """Reads a cache at every scrape from now on; several are summed."""
         self._watched.caches.append(cache)
 
+    def watch_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Counts the tasks of an event loop at every scrape from now on."""
+        self._watched.loop = loop
+
     def model_loaded(self, *, model: str, version: str, kind: str, provider: str, architecture: str) -> None:
         """Names a model that is served. Its series begin at 0, so that rates have a start."""
         before, now = self._info.get((model, version)), (model, version, kind, provider, architecture)
@@ -177,6 +182,7 @@ class _Watched(Collector):
     def __init__(self) -> None:
         self.schedulers: dict[tuple[str, str], WatchedScheduler] = {}
         self.caches: list[WatchedCache] = []
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     def collect(self) -> Iterator[Metric]:
         requests = GaugeMetricFamily("hiddenstate_queue_requests", "Requests that wait for the model.", labels=_MODEL)
@@ -185,6 +191,11 @@ class _Watched(Collector):
             requests.add_metric(model, scheduler.waiting_requests)
             tokens.add_metric(model, scheduler.waiting_tokens)
         yield from (requests, tokens)
+        yield GaugeMetricFamily(
+            "hiddenstate_tasks",
+            "Tasks of the event loop: calls, streams, and what the server does beside them.",
+            len(asyncio.all_tasks(self.loop)) if self.loop else 0,
+        )
         caches = self.caches
         yield GaugeMetricFamily("hiddenstate_cache_entries", "States cached.", sum(c.entries for c in caches))
         yield GaugeMetricFamily("hiddenstate_cache_bytes", "Memory of cached states.", sum(c.bytes for c in caches))

@@ -4,7 +4,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-FailureReason = Literal["damaged", "unreadable", "memory", "failed"]
+FailureReason = Literal["damaged", "unreadable", "memory", "disk_full", "failed"]
 
 _LOAD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _MODEL = ("model", "version")

@@ -3,9 +3,7 @@
 import asyncio
 import gc
 
-import click
-
-from hiddenstate_server.announcement import announcement
+from hiddenstate_server.announcement import announce, announcement
 from hiddenstate_server.config import Settings
 from hiddenstate_server.offer import offer
 from hiddenstate_server.server import Server
@@ -48,8 +46,7 @@ async def _serve(settings: Settings) -> None:
     told_to_stop = stop_signal()
     try:
         offered, metrics_tls = offer(server.repository), settings.metrics_tls
-        for line in announcement(offered, server.address, server.metrics_address, metrics_tls=metrics_tls):
-            click.echo(line)
+        announce(announcement(offered, server.address, server.metrics_address, metrics_tls=metrics_tls))
         await told_to_stop.wait()
         await server.drain()
     finally:

@@ -95,7 +95,9 @@ class Scheduler(Generic[W]):
         loop: asyncio.AbstractEventLoop,
         metrics: Metrics,
         runners: int = 1,
+        trial: Callable[[], object] | None = None,
     ) -> None:
+        """`trial` runs the model with what is known to be good, on any thread, and raises what that does."""
         self._admission = admission  # this and the next four belong to the event loop
         self._arrivals = 0
         self._outbox: list[W] = []  # submitted in this turn of the loop
@@ -113,6 +115,8 @@ class Scheduler(Generic[W]):
         self._computing = [False] * runners
         # What each thread computes and since when, for those who watch; each entry is one thread's.
         self._running: list[tuple[float, Sequence[W]] | None] = [None] * runners
+        self.failures = 0  # batches that failed since one did not; threads may lose each other's count
+        self.trial = trial
         self.name = f"{model} version {version}"
         self._threads = [
             threading.Thread(target=self._run, args=(number,), name=f"run-{number}-{model}-{version}", daemon=True)
@@ -320,11 +324,13 @@ class Scheduler(Generic[W]):
         try:
             news = self._step(batch)
         except Exception:  # one bad batch must not end the thread that serves all others
+            self.failures += 1
             _log.exception("a batch of %d failed", len(batch))
             self._dropped(reason="failed", count=len(batch))
             for work in batch:
                 self._end(work, ModelFailedError("the model could not be run; the server's log has the reason"))
             return batch
+        self.failures = 0
         finished_at = time.monotonic()
         batch_s = finished_at - started_at
         for work in batch:

@@ -76,6 +76,7 @@ class SentenceEncoder:
             runners=runners,
             loop=loop,
             metrics=metrics,
+            trial=lambda: runner.trial(1),
         )
         metrics.watch_scheduler(model=bundle.name, version=bundle.version, scheduler=self.scheduler)
 

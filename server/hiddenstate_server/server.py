@@ -34,6 +34,7 @@ from hiddenstate_server.listening import check_can_listen
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.model_service import ModelService
 from hiddenstate_server.repository import Repository
+from hiddenstate_server.repository.repository import SOURCE_NAME
 from hiddenstate_server.repository.source import open_source
 from hiddenstate_server.repository.watching import watch
 from hiddenstate_server.security.access import Access
@@ -142,8 +143,11 @@ class Server:
         self._expose()
         if self.metrics.tracing:
             await asyncio.to_thread(self.metrics.tracing.check)
-        self.repository = await asyncio.to_thread(self._open_repository, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self.metrics.watch_loop(loop)
+        self.repository = await asyncio.to_thread(self._open_repository, loop)
         self._parts.callback(self.repository.close)
+        self._watch_state_keys()
         await self._add_services()
         if self._shares_port:
             self.address = self._bind()
@@ -194,6 +198,11 @@ class Server:
             watching = asyncio.create_task(watch_files(self._access.keys, self._access.refresh))
             self._parts.callback(watching.cancel)
 
+    def _watch_state_keys(self) -> None:
+        if self.repository.state_keys is not None:
+            watching = asyncio.create_task(watch_files(self.repository.state_keys))
+            self._parts.callback(watching.cancel)
+
     def _add_port(self) -> int:
         if self._certificates is None:
             return self._rpc.add_insecure_port(str(self.address))
@@ -228,7 +237,7 @@ class Server:
         inference = InferenceService(repository, models, settings=settings, running=running, metrics=calls)
         add_GRPCInferenceServiceServicer_to_server(inference, self._rpc)
         add_unsupported(self._rpc)
-        self._health = await add_health(self._rpc, (*SERVICES, *repository.names()))
+        self._health = await add_health(self._rpc, (*SERVICES, SOURCE_NAME, *repository.names()))
         repository.listen(ModelHealth(self._health))
         others = [HEALTH_SERVICE, reflection.SERVICE_NAME]
         if settings.channelz == "on":
@@ -267,6 +276,8 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests", 128),
         ("grpc.server.max_pending_requests_hard_limit", 256),
         # A caller that vanished without a word must not hold its streams for two hours.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_time_ms", int(1000 * settings.keepalive_s)),
+        ("grpc.keepalive_timeout_ms", int(1000 * settings.keepalive_timeout_s)),
+        # This one counts in gRPC core 1.85, and is a minute by default.
+        ("grpc.http2.ping_timeout_ms", int(1000 * settings.keepalive_timeout_s)),
     ]

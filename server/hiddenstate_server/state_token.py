@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import hmac
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,14 @@ StateKeys = tuple[bytes, ...]
 """Secrets of the server, 16 to 64 bytes each: the first seals what is given out, all are known."""
 
 UNSEALED: StateKeys = ()
+
+ReadStateKeys = Callable[[], StateKeys]
+"""Returns the keys that hold now."""
+
+
+def unsealed() -> StateKeys:
+    """Returns no keys."""
+    return UNSEALED
 
 
 @dataclasses.dataclass(slots=True)

@@ -1,4 +1,6 @@
-"""Finds out when a process can serve no longer as it should: a batch that does not end, or too much memory."""
+"""Finds out when a process can serve no longer as it should: a batch that does not end, a model that fails whatever it
+is given, or too much memory.
+"""
 
 import asyncio
 import os
@@ -13,6 +15,8 @@ from hiddenstate_server.errors import ConfigError
 from hiddenstate_server.scheduler import Scheduler
 
 _LOOK_EVERY_S = 1.0
+# Batches in a row. Callers may be at fault, so that such a model is then tried with what is known to be good.
+_MOST_FAILURES = 3
 _STATM = Path("/proc/self/statm")
 
 
@@ -52,7 +56,7 @@ class Watchdog:
 
     async def trouble(self) -> Trouble:
         """Returns when there is any."""
-        while (trouble := self.look()) is None:  # noqa: ASYNC110 - nobody tells of it
+        while (trouble := self.look() or await self._broken()) is None:  # noqa: ASYNC110 - nobody tells of it
             await asyncio.sleep(self._look_every_s)
         return trouble
 
@@ -69,6 +73,18 @@ class Watchdog:
             return None
         names = ", ".join(each.name for each in hung)
         return Trouble(f"{names}: a batch runs for more than {self._batch_timeout_s:g} s (--batch-timeout-s)", hung)
+
+    async def _broken(self) -> Trouble | None:
+        for scheduler in self._schedulers():
+            if scheduler.trial is None or scheduler.failures < _MOST_FAILURES:
+                continue
+            failures, scheduler.failures = scheduler.failures, 0
+            try:
+                await asyncio.wait_for(asyncio.to_thread(scheduler.trial), self._batch_timeout_s or None)
+            except Exception as error:
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                return Trouble(f"{scheduler.name}: {failures} batches in a row failed, and so does a trial: {reason}")
+        return None
 
     def _full(self) -> Trouble | None:
         if not self._max_memory or (used := self._resident_bytes()) <= self._max_memory:

@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 from bundles import WORDS, language_model_bundle, sentence_encoder_bundle
-from hiddenstate import AsyncClient, Prediction
+from hiddenstate import AsyncClient, Candidate, GeneratedWord, Prediction, Usage
 from serve_process import ServeProcess, serve
 
 _SPOKEN = [word for word in WORDS if word.isalpha()]
@@ -90,6 +90,27 @@ async def ask_all_ways(addresses: Sequence[str], typed: list[list[str]], end: En
         return await asyncio.gather(*(one(client, text) for text in typed))
 
 
+async def write_texts(addresses: Sequence[str], typed: list[list[str]], end: End) -> Words:
+    """Continues each text, every other one by the likeliest words, the rest by words that are drawn."""
+    middle = Middle(20 * len(typed), end)
+
+    async def one(client: AsyncClient, number: int, text: list[str]) -> list[Prediction]:
+        words = []
+        beginning, temperature = " ".join(text), float(number % 2)
+        async for word in client.generate(beginning, max_tokens=40, temperature=temperature, seed=number):
+            words.append(word)
+            middle.step()
+        return [_as_prediction(word) for word in words]
+
+    async with AsyncClient(addresses, timeout_s=60.0) as client:
+        return await asyncio.gather(*(one(client, number, text) for number, text in enumerate(typed)))
+
+
+def _as_prediction(word: GeneratedWord) -> Prediction:
+    candidate = Candidate(word.word, word.log_prob, word.token_id)
+    return Prediction(candidates=(candidate,), state=None, usage=Usage(0, 0, 0, 0), model="", model_version="")
+
+
 def differences(one: Words, other: Words) -> int:
     """Counts the predictions with other words, or log probabilities further apart than batches explain."""
     pairs = [pair for rows in zip(one, other, strict=True) for pair in zip(*rows, strict=True)]
@@ -126,7 +147,7 @@ def undisturbed(way: Way, models: Path, typed: list[list[str]]) -> Words:
         return asyncio.run(way([server.address], typed, nothing))
 
 
-_WAYS: dict[str, Way] = {"streams": type_on_streams, "calls": ask_all_ways}
+_WAYS: dict[str, Way] = {"streams": type_on_streams, "calls": ask_all_ways, "texts": write_texts}
 _SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM}
 
 

@@ -10,9 +10,9 @@ import random
 import shutil
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,12 @@ from serve_process import ServeProcess, serve
 
 _SPOKEN = [word for word in WORDS if word.isalpha()]
 _SAMPLE_S = 1.0
+_METRICS = ("hiddenstate_tasks", "hiddenstate_models_loaded", "hiddenstate_streams_open")
 _SETTLED = 0.25  # of the time: until then caches fill and pools grow
+
+
+# How much more there may be at the end: memory is flat, the rest goes up and down with the callers of the moment.
+_SLACK = (("resident_mib", 1.10), ("descriptors", 1.25), ("threads", 1.25), ("tasks", 1.25), ("models", 1.25))
 
 
 class Sample(NamedTuple):
@@ -34,6 +39,8 @@ class Sample(NamedTuple):
     resident_mib: float
     descriptors: float
     threads: float
+    tasks: float  # of its event loop
+    models: float  # versions in memory, those included that still finish their work
     streams: float  # streams that the server has open
     calls: float  # that the clients have made
 
@@ -43,20 +50,20 @@ def sample(server: ServeProcess, started: float, calls: int) -> Sample:
     proc = Path(f"/proc/{server.pid}")
     resident = int((proc / "statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     descriptors, threads = (len(list((proc / name).iterdir())) for name in ("fd", "task"))
-    return Sample((time.monotonic() - started) / 60, resident, descriptors, threads, _running(server), calls)
-
-
-def _running(server: ServeProcess) -> float:
-    with urllib.request.urlopen(server.announcement[0].split()[-1], timeout=10) as response:
-        lines = response.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("hiddenstate_streams_open"))
+    minutes = (time.monotonic() - started) / 60
+    tasks, models, streams = map(server.metric, _METRICS)
+    return Sample(minutes, resident, descriptors, threads, tasks, models, streams, calls)
 
 
 class Load:
     """Callers that do what callers do, also badly, until they are told to stop."""
 
-    def __init__(self, address: str, models: Path) -> None:
+    def __init__(self, address: str, models: Path, *, pause_s: float, reload_s: float) -> None:
+        """Each of 24 callers waits for `pause_s` between its calls; each version is replaced after `reload_s`."""
         self.calls = 0
+        self.reloads = 0
+        self._pause_s = pause_s
+        self._reload_s = reload_s
         self._address = address
         self._models = models
         self._versions = itertools.count(2)
@@ -81,6 +88,7 @@ class Load:
                     with suppress(HiddenstateError):
                         await way(client)
                     self.calls += 1
+                    await asyncio.sleep(self._pause_s)
 
     async def _predict(self, client: AsyncClient) -> None:
         await client.predict(self._text(), model="tiny-lm")
@@ -106,18 +114,19 @@ class Load:
     async def _reload(self) -> None:
         """Publishes a version and takes away the one before, every few seconds."""
         for version in self._versions:
-            await asyncio.sleep(5)
+            await asyncio.sleep(self._reload_s / 2)
             await asyncio.to_thread(language_model_bundle, self._models, version=str(version))
-            await asyncio.sleep(5)
+            await asyncio.sleep(self._reload_s / 2)
             await asyncio.to_thread(shutil.rmtree, self._models / "tiny-lm" / str(version - 1))
+            self.reloads += 1
 
     def _text(self) -> str:
         return " ".join(self._draw.choices(_SPOKEN, k=self._draw.randint(1, 12)))
 
 
-async def soak(server: ServeProcess, models: Path, minutes: float) -> list[Sample]:
+async def soak(server: ServeProcess, load: Load, minutes: float) -> list[Sample]:
     """Runs the load and returns a sample for each second."""
-    load, started, samples = Load(server.address, models), time.monotonic(), []
+    started, samples = time.monotonic(), []
     running = [asyncio.create_task(task) for task in load.tasks()]
     while time.monotonic() - started < 60 * minutes and not any(task.done() for task in running):
         await asyncio.sleep(_SAMPLE_S)
@@ -162,19 +171,23 @@ def draw(samples: Sequence[Sample], path: Path) -> None:
 
 @click.command()
 @click.option("--minutes", default=30.0, show_default=True, help="How long.")
+@click.option("--pause-ms", default=0.0, show_default=True, help="How long each of 24 callers waits between calls.")
 @click.option("--plot", type=click.Path(path_type=Path), default=Path("soak.png"), show_default=True)
-def main(minutes: float, plot: Path) -> None:
+def main(minutes: float, pause_ms: float, plot: Path) -> None:
     """Load a server with everything while its model is replaced, and draw what it holds."""
+    if find_spec("matplotlib") is None:  # not after half an hour
+        raise click.UsageError("the plot needs matplotlib: pip install --group bench")
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder)
         language_model_bundle(models)
         sentence_encoder_bundle(models)
         with serve(models, "--cache-bytes", "8MiB", "--log-calls", "none", "--unload-timeout-s", "5") as server:
-            samples = asyncio.run(soak(server, models, minutes))
+            load = Load(server.address, models, pause_s=pause_ms / 1000, reload_s=10.0)
+            samples = asyncio.run(soak(server, load, minutes))
     draw(samples, plot)
-    click.echo(f"{samples[-1].calls:,.0f} calls, {len(samples)} samples, {plot}")
+    click.echo(f"{samples[-1].calls:,.0f} calls, {load.reloads} reloads, {len(samples)} samples, {plot}")
     flat = True
-    for name, slack in (("resident_mib", 1.10), ("descriptors", 1.25), ("threads", 1.25)):
+    for name, slack in _SLACK:
         before, after = growth(samples, name)
         flat = flat and after <= before * slack
         click.echo(f"{name:12} {before:8.1f} -> {after:8.1f}  (may grow by {slack - 1:.0%})")

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from chaos.failover import ask_all_ways, differences, disturbed, texts, type_on_streams, undisturbed
+from chaos.failover import ask_all_ways, differences, disturbed, texts, type_on_streams, undisturbed, write_texts
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize(("way", "count", "words"), [(type_on_streams, 200, 6), (ask_all_ways, 20, 10)])
+@pytest.mark.parametrize(
+    ("way", "count", "words"), [(type_on_streams, 200, 6), (ask_all_ways, 20, 10), (write_texts, 40, 3)]
+)
 def test_callers_go_on_with_another_server(
     models_dir: Path, way: Any, count: int, words: int, number: signal.Signals
 ) -> None:

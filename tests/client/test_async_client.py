@@ -57,7 +57,7 @@ async def test_many_tasks_share_a_client(async_client: AsyncClient) -> None:
 
 
 async def test_generated_words_come_one_by_one_and_the_end_tells_why(async_client: AsyncClient) -> None:
-    async with async_client.generate("I") as generation:
+    async with async_client.generate("I", seed=7) as generation:
         assert [word.word async for word in generation] == ["a", ",", "b"]
     assert (generation.finish_reason, generation.seed) == (FinishReason.END_OF_TEXT, 7)
 

@@ -91,6 +91,8 @@ def test_settings_come_from_flags_and_from_the_environment(served: list[Settings
         "metrics_tls": "true",
         "batch_timeout_s": "7.5",
         "max_memory": "3GiB",
+        "keepalive_s": "5.5",
+        "keepalive_timeout_s": "6.5",
     }
     assert sorted(values) == NAMES
     if in_environment:
@@ -126,6 +128,8 @@ def test_settings_come_from_flags_and_from_the_environment(served: list[Settings
             max_stream_pending=12,
             max_concurrent_calls=21,
             keys_file=Path("api"),
+            keepalive_s=5.5,
+            keepalive_timeout_s=6.5,
             reflection="off",
             caller_calls_per_s=1.5,
             caller_streams=3,

@@ -1,6 +1,8 @@
 """Models in an object store (fsspec's own, in memory), and the folder in which they are kept."""
 
 import asyncio
+import errno
+import logging
 import os
 import shutil
 import time
@@ -135,13 +137,55 @@ async def test_a_download_that_breaks_off_leaves_nothing_and_is_tried_again(
     repository.close()
 
 
+async def test_a_download_without_room_leaves_nothing_is_told_once_and_tried_again(
+    bucket: Bucket, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket.publish("1")
+    repository = open_repository(cache)
+    bucket.publish("2")
+    get_file = type(bucket.store).get_file
+
+    def fill_up(store: Any, path: str, target: str) -> None:
+        get_file(store, path, target)
+        if path.endswith("weights.bin"):
+            Path(target).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device", target)
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
+        patch.setattr(type(bucket.store), "get_file", fill_up)
+        for _ in range(3):
+            await repository.refresh()
+        assert repository.find("tiny-lm").version == "1"
+        assert kept(cache) == ["tiny-lm-1"]
+        states = {entry.version: entry for entry in repository.index()}
+        assert states["2"].state == "UNAVAILABLE"
+        assert "(No space left on device): free some" in states["2"].reason
+        assert caplog.text.count("has no room for") == 1
+    await repository.refresh()
+    assert repository.find("tiny-lm").version == "2"
+    repository.close()
+
+
+async def test_what_has_no_room_is_not_even_downloaded(
+    bucket: Bucket, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.publish("1")
+    free = shutil.disk_usage(cache.parent)._replace(free=1_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    monkeypatch.setattr(type(bucket.store), "get_file", lambda *_: pytest.fail("downloaded"))
+    with pytest.raises(
+        ConfigError, match=r"tiny-lm version 1: --models-cache .*cache: has no room for the [\d,]+ bytes"
+    ):
+        open_repository(cache)
+
+
 @pytest.mark.parametrize("arrives", [b"half", b""])
 async def test_a_file_that_arrives_incomplete_is_not_used(
     bucket: Bucket, cache: Path, monkeypatch: pytest.MonkeyPatch, arrives: bytes
 ) -> None:
     bucket.publish("1")
     monkeypatch.setattr(type(bucket.store), "get_file", lambda _, path, target: Path(target).write_bytes(arrives))
-    with pytest.raises(OSError, match=rf"{len(arrives)} bytes of .* arrived; it is tried again"):
+    with pytest.raises(ConfigError, match=rf"{len(arrives)} bytes of .* arrived; it is tried again"):
         open_repository(cache)
     assert kept(cache) == []
 
@@ -157,7 +201,7 @@ async def test_a_file_that_changes_while_it_is_downloaded_is_not_used(
         bucket.write("tiny-lm/1/bundle.json", b"{}")
 
     monkeypatch.setattr(type(bucket.store), "get_file", replaced)
-    with pytest.raises(OSError, match=r"bundle\.json: was changed while it was downloaded"):
+    with pytest.raises(ConfigError, match=r"bundle\.json: was changed while it was downloaded"):
         open_repository(cache)
     assert kept(cache) == []
 
@@ -214,7 +258,7 @@ async def test_versions_that_nobody_uses_are_deleted_after_an_hour(bucket: Bucke
 async def test_a_folder_for_models_that_cannot_be_written_is_told(bucket: Bucket, tmp_path: Path) -> None:
     bucket.publish("1")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(ConfigError, match=r"tiny-lm version 1: .*/file/.*: cannot be read: Not a directory"):
         open_repository(tmp_path / "file")
     shutil.rmtree(tmp_path / "scratch")
 

@@ -23,6 +23,7 @@ from hiddenstate_server.inference.shape_queue import Call, ShapeQueue, fits
 from hiddenstate_server.inference.signature import Port, Signature, read_signature
 from hiddenstate_server.inference.statistics import Statistics
 from hiddenstate_server.inference.tensors import SequenceStep, Tensors, TensorSpec
+from hiddenstate_server.inference.trial import row_trial
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.providers import choose_provider, make_session
 from hiddenstate_server.scheduler import Scheduler
@@ -83,6 +84,7 @@ class OnnxModel:
             ),
             loop=loop,
             metrics=metrics,
+            trial=row_trial(signature, runner),
         )
         metrics.watch_scheduler(**self._labels, scheduler=self.scheduler)
         if self.stateful:

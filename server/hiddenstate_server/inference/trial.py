@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -50,6 +50,15 @@ def try_rows(signature: Signature, runner: OnnxRunner) -> Outcome:
             if problem := _differs(name, array, [row[name] for row in alone[:rows]], axis):
                 return Outcome(problem=problem, shapes=shapes)
     return Outcome(shapes=shapes)
+
+
+def row_trial(signature: Signature, runner: OnnxRunner) -> Callable[[], object] | None:
+    """Returns what runs one row that is made up; None where the graph does not run with that."""
+
+    def trial() -> object:
+        return _run(signature, runner, _runnable(signature, runner, 1))
+
+    return trial if warm_up(signature, runner) else None
 
 
 def warm_up(signature: Signature, runner: OnnxRunner) -> Mapping[str, tuple[int, ...]]:

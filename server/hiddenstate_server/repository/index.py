@@ -26,15 +26,16 @@ def index(
     ending: Collection[Version],
     loading: Collection[tuple[str, str]],
     states: Mapping[str, ModelState],
+    problem: str = "",
 ) -> list[IndexEntry]:
     """Returns one entry for each version, by name and version.
 
     Takes what lies in the source, the models that calls have unloaded, the versions that were replaced, those that are
-    being loaded, and what is served or refused.
+    being loaded, what is served or refused, and why the source cannot be read, if so.
     """
     entries = [*_lying(listing, unloaded), *_passing(ending, loading)]
     for name, state in states.items():
-        entries += _known(name, state)
+        entries += _known(name, state, problem)
     by_version = {(entry.name, entry.version): entry for entry in entries}  # what comes later counts more
     return [by_version[key] for key in sorted(by_version)]
 
@@ -52,9 +53,10 @@ def _passing(ending: Collection[Version], loading: Collection[tuple[str, str]]) 
         yield IndexEntry(name, loaded, "LOADING", "")
 
 
-def _known(name: str, state: ModelState) -> Iterator[IndexEntry]:
+def _known(name: str, state: ModelState, problem: str) -> Iterator[IndexEntry]:
     for version, failure in state.failures.items():
         yield IndexEntry(name, version, "UNAVAILABLE", failure.reason)
     for version in state.versions:
         newer = state.failures.get(version)
-        yield IndexEntry(name, version, "READY", f"what lies there now is refused: {newer.reason}" if newer else "")
+        reason = f"goes on as it was loaded: {problem}" if problem else ""
+        yield IndexEntry(name, version, "READY", f"what lies there now is refused: {newer.reason}" if newer else reason)

@@ -17,8 +17,9 @@ from hiddenstate_server.providers import Provider, choose_provider
 from hiddenstate_server.repository.checksums import CHECKSUM_FILE, check_files
 from hiddenstate_server.repository.files import ONNX_FILE, VersionFiles
 from hiddenstate_server.runner import EncoderRunner, LanguageModelRunner
-from hiddenstate_server.security.state_keys import read_state_keys
+from hiddenstate_server.security.state_keys import watched_state_keys
 from hiddenstate_server.sentence_encoder import SentenceEncoder
+from hiddenstate_server.state_token import UNSEALED, StateKeys
 from hiddenstate_server.tokenizer import Tokenizer
 from hiddenstate_server.variant_choice import load_variant
 
@@ -36,7 +37,7 @@ class Loader:
 
     def __init__(self, settings: EngineSettings, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
         self.cache = PrefixCache(settings.cache_bytes)
-        self._state_keys = read_state_keys(settings.state_key_file)
+        self.state_keys = watched_state_keys(settings.state_key_file)
         self._settings = settings
         self._metrics = metrics
         self._loop = loop
@@ -89,7 +90,7 @@ class Loader:
                 runners=layout.runners,
                 settings=settings,
                 cache=self.cache,
-                state_keys=self._state_keys,
+                state_keys=self._read_state_keys,
                 metrics=metrics,
                 loop=loop,
             )
@@ -104,6 +105,9 @@ class Loader:
             metrics=metrics,
             loop=loop,
         )
+
+    def _read_state_keys(self) -> StateKeys:
+        return UNSEALED if self.state_keys is None else self.state_keys.value
 
     def _load_runner(self, kind: type[R], bundle: Bundle, folder: Path, provider: Provider) -> tuple[R, Layout]:
         settings = self._settings

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping
 
-from hiddenstate_server.errors import BundleError, ConfigError, ModelMemoryError
+from hiddenstate_server.errors import BundleError, ConfigError, ModelMemoryError, NoRoomError
 from hiddenstate_server.model_metrics import FailureReason, ModelMetrics
 from hiddenstate_server.repository.catalog import Names
 from hiddenstate_server.repository.files import ModelFiles, VersionFiles
@@ -25,10 +25,11 @@ class Failure:
     @property
     def reason(self) -> str:
         """In words for operators. What nobody foresaw is in the log alone."""
-        if isinstance(self.error, BundleError | ConfigError | ModelMemoryError):
+        if isinstance(self.error, BundleError | ConfigError | ModelMemoryError | NoRoomError):
             return str(self.error)
         if isinstance(self.error, OSError):
-            return f"cannot be read: {self.error.strerror or self.error}"
+            where = f"{self.error.filename}: " if self.error.filename else ""
+            return f"{where}cannot be read: {self.error.strerror or self.error}"
         return "could not be loaded; the server's log has the reason"
 
     @property
@@ -36,6 +37,8 @@ class Failure:
         """What metrics call it."""
         if isinstance(self.error, ModelMemoryError):
             return "memory"
+        if isinstance(self.error, NoRoomError):
+            return "disk_full"
         if isinstance(self.error, BundleError):
             return "damaged"
         return "unreadable" if isinstance(self.error, OSError | ConfigError) else "failed"

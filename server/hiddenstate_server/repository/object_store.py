@@ -7,6 +7,7 @@ none. Each use checks them again. Several processes may share the folder.
 
 import base64
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
@@ -22,7 +23,7 @@ import fsspec
 import msgspec
 
 from hiddenstate_server.bundle import file_checksum, is_model_name
-from hiddenstate_server.errors import ConfigError
+from hiddenstate_server.errors import ConfigError, NoRoomError
 from hiddenstate_server.repository.files import Listing, ModelFiles, Stamp, VersionFiles, model_files
 from hiddenstate_server.repository.policy import POLICY_FILE
 
@@ -40,6 +41,8 @@ _MARKS = (
     "updated",
     "created",
 )
+# What a disk says that is full: no space, a quota, a limit on the size of files.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Versions that nobody here uses: another process may be about to.
 _KEEP_UNUSED_S = 3600.0
 
@@ -83,14 +86,23 @@ class ObjectStore:
         """Returns a local folder with these files, which it downloads unless it has them.
 
         Raises:
+            NoRoomError: the disk is full; nothing is left of what was downloaded.
             OSError: they cannot be read, have changed meanwhile, arrive damaged, or cannot be kept.
         """
         place = self._place(files)
-        with self._alone(place.name):
-            if not _is_whole(place):
-                shutil.rmtree(place, ignore_errors=True)
-                self._download(files, place)
-            os.utime(place)
+        try:
+            with self._alone(place.name):
+                if not _is_whole(place):
+                    shutil.rmtree(place, ignore_errors=True)
+                    self._download(files, place)
+                os.utime(place)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise NoRoomError(
+                f"--models-cache {self._cache.parent}: has no room for the {files.size:,} bytes of {files.path} "
+                f"({os.strerror(error.errno)}): free some, or name a folder on another disk"
+            ) from None
         return place / "files"
 
     def retain(self, versions: Collection[VersionFiles]) -> None:
@@ -132,6 +144,8 @@ class ObjectStore:
             yield
 
     def _download(self, files: VersionFiles, place: Path) -> None:
+        if shutil.disk_usage(self._cache).free < files.size:  # else each look would download what cannot be kept
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         partial = Path(tempfile.mkdtemp(prefix="partial-", dir=self._cache))
         try:
             folder = partial / "files"
@@ -153,6 +167,8 @@ class ObjectStore:
             self._store.invalidate_cache()
             found = self._store.find(root, maxdepth=1, detail=True)
         except Exception as error:  # each store has errors of its own
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                raise
             raise OSError(f"{self._url}/{files.path}: cannot be downloaded: {_text(error)}") from None
         infos = {path.rpartition("/")[2]: info for path, info in found.items()}
         for name, stamp in files.files:

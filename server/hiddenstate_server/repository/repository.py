@@ -33,6 +33,9 @@ from hiddenstate_server.sentence_encoder import SentenceEncoder
 
 Listener = Callable[[str, bool], None]
 
+# What listeners are told of the source by. It is no model's name: those have a folder.
+SOURCE_NAME = "hiddenstate.repository"
+
 # Models that are loaded at a time: each may hold its graphs in two variants until the faster one is known.
 _MOST_LOADS = 4
 
@@ -45,6 +48,7 @@ class Repository:
     def __init__(self, source: Source, settings: EngineSettings, metrics: Metrics, loop: asyncio.AbstractEventLoop):
         loader = Loader(settings, metrics, loop)
         self.cache: PrefixCache = loader.cache
+        self.state_keys = loader.state_keys
         self.source = source
         self._takes_calls = settings.repository_calls == "on"
         self._unload_timeout_s = settings.unload_timeout_s
@@ -55,6 +59,7 @@ class Repository:
         one_by_one = settings.max_models_memory or settings.autotune
         self._loads_at_start = 1 if one_by_one else min(_MOST_LOADS, settings.cores or available_cores())
         self._listing: Listing = {}
+        self._problem = ""  # why the source cannot be read now
         self._states: dict[str, ModelState] = {}
         self._catalog = Catalog((), {})
         self._unloaded: set[str] = set()  # by call: no change of the folder brings them back
@@ -78,7 +83,7 @@ class Repository:
 
         Raises:
             BundleError: of a model, no version can be loaded.
-            ConfigError: there are no models, or a setting does not fit them.
+            ConfigError: there are no models, there is no room for one or it cannot be read, or a setting does not fit.
         """
         source = LocalSource(models) if isinstance(models, Path) else models
         repository = cls(source, settings, metrics, loop)
@@ -142,6 +147,7 @@ class Repository:
             ending=list(self._retiring),
             loading=tuple(self._loads.running),
             states=self._states,
+            problem=self._problem,
         )
 
     async def load(self, name: str) -> None:
@@ -182,9 +188,7 @@ class Repository:
         async with self._one_at_a_time:
             try:
                 listing = await self._scan()
-            except (ConfigError, OSError) as error:
-                self._metrics.models.failed("", "unreadable")
-                _log.error("%s; what is served stays as it is", error)
+            except ModelLoadError:
                 return
             for name in sorted({*listing, *self._states} - self._unloaded):
                 if model := listing.get(name):
@@ -197,7 +201,10 @@ class Repository:
         return [version.scheduler for version in self._versions()]
 
     def listen(self, listener: Listener) -> None:
-        """Tells from now on, on the event loop, whether a model is served, whenever something of it has changed."""
+        """Tells from now on, on the event loop, whether a model is served, whenever something of it has changed.
+
+        Whether the source can be read is told by the name SOURCE_NAME.
+        """
         self._listener = listener
 
     async def drain(self, timeout_s: float) -> bool:
@@ -235,18 +242,39 @@ class Repository:
         for name, state in zip(self._listing, states, strict=True):
             if state.versions:  # else there will be no server, and whoever starts it tells why
                 self._publish(name, state)
-        for state in states:
+        for name, state in zip(self._listing, states, strict=True):
             if not state.versions:
-                raise next(iter(state.failures.values())).error
+                raise _no_start(name, state.failures)
         self.source.retain(self._files())
 
     async def _scan(self) -> Listing:
-        listing = await asyncio.to_thread(self.source.scan)
-        if self._states and not listing:
-            # More often a volume that is not mounted than the wish to serve nothing.
-            raise ConfigError(f"--models {self.source}: has no models any more")
+        """Looks at the source, and reports what is wrong with it.
+
+        Raises:
+            ModelLoadError: it cannot be read.
+        """
+        try:
+            listing = await asyncio.to_thread(self.source.scan)
+            if self._states and not listing:
+                # More often a volume that is not mounted than the wish to serve nothing.
+                raise ConfigError(f"--models {self.source}: has no models any more")
+        except (ConfigError, OSError) as error:
+            self._metrics.models.failed("", "unreadable")
+            self._note(str(error))
+            raise ModelLoadError(f"{error}; what is served stays as it is") from None
+        self._note("")
         self._listing = listing
         return listing
+
+    def _note(self, problem: str) -> None:
+        """Takes note of whether the source can be read, and says so where that has changed."""
+        if problem and problem != self._problem:
+            _log.error("%s; what is served stays as it is", problem)
+        if self._problem and not problem:
+            _log.info("--models %s: can be read again", self.source)
+        if bool(problem) != bool(self._problem):
+            self._listener(SOURCE_NAME, not problem)
+        self._problem = problem
 
     async def _update(self, model: ModelFiles, *, again: bool = False) -> None:
         now = self._states.get(model.name, ModelState())
@@ -268,13 +296,14 @@ class Repository:
             self._retiring[version] = asyncio.create_task(self._retire(version))
         for failed, failure in state.failures.items():
             if failure not in before.failures.values():
-                self._report(name, failed, failure)
+                self._report(name, failed, failure, before.failures.get(failed))
         self._listener(name, bool(state.versions))
 
-    def _report(self, name: str, version: str, failure: Failure) -> None:
+    def _report(self, name: str, version: str, failure: Failure, before: Failure | None) -> None:
         self._metrics.models.failed(name, failure.kind)
-        what = f"{name} version {version}" if version else name
-        _log.error("%s: %s", what, failure.reason, exc_info=failure.error if failure.kind == "failed" else None)
+        if before is None or (before.files, before.reason) != (failure.files, failure.reason):  # else it was said
+            error = failure.error if failure.kind == "failed" else None
+            _log.error("%s: %s", _words(name, version), failure.reason, exc_info=error)
         failure.error.__traceback__ = failure.error.__context__ = None  # its frames hold what was loaded so far
 
     async def _retire(self, version: Version) -> None:
@@ -315,11 +344,21 @@ class Repository:
             yield from state.failures.values()
 
 
+def _words(name: str, version: str) -> str:
+    return f"{name} version {version}" if version else name
+
+
+def _no_start(name: str, failures: Mapping[str, Failure]) -> Exception:
+    """Returns why there will be no server: of a model, no version can be served."""
+    version, failure = next(iter(failures.items()))
+    return ConfigError(f"{_words(name, version)}: {failure.reason}") if failure.may_pass else failure.error
+
+
 def _refusal(name: str, failures: Mapping[str, Failure], served: Mapping[str, Version]) -> ModelLoadError:
     version, failure = next(iter(failures.items()))
     kind = ModelMemoryError if isinstance(failure.error, ModelMemoryError) else ModelLoadError
     rest = f"; {name} version {', '.join(served)} goes on being served" if served else ""
-    what = f"{name} version {version}" if version else name
+    what = _words(name, version)
     return kind(f"{what} cannot be loaded: {failure.reason}{rest}")
 
 

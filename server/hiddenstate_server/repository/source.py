@@ -29,6 +29,7 @@ class Source(Protocol):
         """Returns a local folder with just these files.
 
         Raises:
+            NoRoomError: the disk has no room for them.
             OSError: they cannot be read, or not be kept.
         """
 

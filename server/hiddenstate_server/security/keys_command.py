@@ -83,6 +83,13 @@ def _read(path: Path) -> Keys:
 
 def _write(path: Path, text: str) -> None:
     """Writes all or nothing: a server may read at any time."""
+    try:
+        _replace(path, text)
+    except OSError as error:
+        raise click.ClickException(f"{path}: cannot be written, and is as it was: {error.strerror}") from None
+
+
+def _replace(path: Path, text: str) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # of mode 0600
     new: Any = Path(name)
     try:

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-import click
 from prometheus_client import CollectorRegistry
 
-from hiddenstate_server.announcement import Offer, announcement
+from hiddenstate_server.announcement import Offer, announce, announcement
 from hiddenstate_server.config import Address, Settings
 from hiddenstate_server.errors import WorkersError
 from hiddenstate_server.exposition import Exposition
@@ -62,8 +61,7 @@ async def _serve(
     try:
         await _until(all_serve, keeping)
         told_to_stop = stop_signal(end_at_once)
-        for line in announcement(_offer(keepers), address, metrics_address, metrics_tls=metrics_tls):
-            click.echo(line)
+        announce(announcement(_offer(keepers), address, metrics_address, metrics_tls=metrics_tls))
         await _until(told_to_stop, keeping)
     finally:
         for task in keeping:

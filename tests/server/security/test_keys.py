@@ -1,5 +1,7 @@
 """Files of keys, and the command that writes them."""
 
+import errno
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,18 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path.chmod(0o600)
     with pytest.raises(ConfigError, match="is no text"):
         read_keys(path)
+
+
+def test_a_full_disk_leaves_the_keys_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "keys"
+    keys(path, "add", "alice", "--scope", "predict")
+    before = path.read_bytes()
+
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkstemp", no_room)
+    ended = keys(path, "remove", "alice")
+    assert ended.exit_code == 1
+    assert "cannot be written, and is as it was: No space left on device" in ended.output
+    assert path.read_bytes() == before

@@ -9,7 +9,7 @@ from hiddenstate.v1.language_model_pb2 import PredictRequest
 from hiddenstate_server.errors import ConfigError
 from hiddenstate_server.security.state_keys import read_state_keys
 from hiddenstate_server.state_token import State, pack_state, unpack_state
-from serving import failure, serving
+from serving import failure, serving, until
 
 
 def write_keys(path: Path, *lines: str) -> Path:
@@ -30,6 +30,33 @@ async def test_replicas_that_share_a_key_take_each_others_states(models_dir: Pat
         error = await failure(one.language_model.Predict(PredictRequest(text="to", state=ended.state)))
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT  # it does not have the new key yet
         assert "not of this server" in (error.details() or "")
+
+
+async def test_a_key_is_changed_without_a_restart(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("hiddenstate_server.security.files._LOOK_S", 0.01)
+    old, new, path = "ab" * 32, "cd" * 32, tmp_path / "keys"
+    async with serving(models_dir, state_key_file=write_keys(path, old)) as wire:
+        keys = wire.server.repository.state_keys
+        assert keys is not None
+
+        async def state_of(text: str, before: bytes = b"") -> bytes:
+            request = PredictRequest(text=text, state=before, return_state=True)
+            return (await wire.language_model.Predict(request)).state
+
+        begun = await state_of("I would")
+        write_keys(path, new, old)
+        await until(lambda: keys.value[0] == bytes.fromhex(new))
+        sealed_anew = await state_of("like", begun)  # the old key is still known
+        write_keys(path, new, "no key")
+        await until(lambda: "what was read before stays in force" in caplog.text)
+        assert await state_of("to", sealed_anew)
+        write_keys(path, new)
+        await until(lambda: keys.value == (bytes.fromhex(new),))
+        assert await state_of("to", sealed_anew)
+        error = await failure(wire.language_model.Predict(PredictRequest(text="like", state=begun)))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_forged_state_is_refused(models_dir: Path, tmp_path: Path) -> None:
