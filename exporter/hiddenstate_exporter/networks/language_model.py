@@ -10,7 +10,9 @@ from typing import get_args
 from torch import Tensor, nn
 
 from hiddenstate_exporter.networks.adaptive_softmax import DIV_VALUE, AdaptiveSoftmax, Head, check_clusters
-from hiddenstate_exporter.networks.stack import State, advance, make_stack, set_forget_bias
+from hiddenstate_exporter.networks.dropout import WordDropout, make_dropout
+from hiddenstate_exporter.networks.regularization import Regularization
+from hiddenstate_exporter.networks.stack import State, advance, advance_regularized, make_stack, set_forget_bias
 from hiddenstate_exporter.networks.stack_config import StackConfig
 
 
@@ -59,15 +61,21 @@ class LanguageModelConfig(StackConfig):
 class LanguageModel(nn.Module):
     """Predicts the next token from all tokens before it."""
 
-    def __init__(self, config: LanguageModelConfig) -> None:
+    def __init__(self, config: LanguageModelConfig, regularization: Regularization | None = None) -> None:
+        """Makes a model with fresh weights; without `regularization`, dropout is what `config` says."""
         super().__init__()
         self.config = config
+        self.regularization = regularization or Regularization(dropout=config.dropout)
         self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
-        self.rnn = make_stack(config.shape, config.dropout)
+        self.rnn = make_stack(config.shape, self.regularization.of_hidden)
         features_size = config.features_size
         self.projection = nn.Linear(config.shape.output_size, features_size) if config.has_projection else None
         self.decoder = _make_decoder(config)
-        self.dropout = nn.Dropout(config.dropout)
+        locked = self.regularization.locked
+        self.word_dropout = WordDropout(self.regularization.embedding_dropout)
+        self.input_dropout = make_dropout(self.regularization.of_input, locked=locked)
+        self.hidden_dropout = make_dropout(self.regularization.of_hidden, locked=locked)
+        self.output_dropout = make_dropout(self.regularization.of_output, locked=locked)
         self._initialize()
         if config.tied:
             assert isinstance(self.decoder, nn.Linear)  # the config has checked it
@@ -83,18 +91,29 @@ class LanguageModel(nn.Module):
 
     def features(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Returns what the decoder reads [batch, seq, features_size], and the state after the last token."""
+        features, _, state = self.features_and_outputs(tokens, state)
+        return features, state
+
+    def features_and_outputs(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, Tensor, State]:
+        """Returns what the decoder reads, what the recurrent layers give (`outputs`), and the state."""
         outputs, state = self.outputs(tokens, state)
-        return self.project(outputs), state
+        return self.project(outputs), outputs, state
 
     def outputs(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Returns what the recurrent layers give [batch, seq, output_size], and the state after the last token."""
-        return advance(self.rnn, self.dropout(self.embedding(tokens)), state)
+        x = self.word_dropout(self.embedding(tokens), tokens, self.config.vocab_size)
+        x = self.input_dropout(x)
+        if not (self.training and self.regularization.by_layer):
+            return advance(self.rnn, x, state)
+        return advance_regularized(
+            self.rnn, x, state, dropout=self.hidden_dropout, weight_drop=self.regularization.weight_drop
+        )
 
     def project(self, outputs: Tensor) -> Tensor:
-        """Returns what the decoder reads [..., features_size] of outputs [..., output_size]."""
+        """Returns what the decoder reads [batch, seq, features_size] of outputs [batch, seq, output_size]."""
         if self.projection is not None:
-            outputs = self.projection(self.dropout(outputs))
-        features: Tensor = self.dropout(outputs)
+            outputs = self.projection(self.output_dropout(outputs))
+        features: Tensor = self.output_dropout(outputs)
         return features
 
     def _initialize(self) -> None:

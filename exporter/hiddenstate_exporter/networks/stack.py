@@ -1,14 +1,17 @@
 """A stack of recurrent layers in PyTorch; `stack_shape` says what stands between the layers.
 
-Without connections it is PyTorch's own module of several layers, which is faster; both are run with `advance`.
+Without connections it is PyTorch's own module of several layers, which is faster; both are run with `advance`, or with
+`advance_regularized` where masks have to last over several steps.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from hiddenstate_exporter.graphs.stack_shape import Cell, StackShape
@@ -41,13 +44,24 @@ class RecurrentStack(nn.Module):
         self.gates = nn.ModuleDict({str(layer): _gate(width) for layer, width in gated.items()})
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Sequences, state: State | None = None) -> tuple[Sequences, State]:
-        """Returns the stack's outputs, as wide as `shape.output_size`, and the state after the last token."""
+    def forward(
+        self,
+        x: Sequences,
+        state: State | None = None,
+        *,
+        dropout: nn.Module | None = None,
+        run: Callable[..., tuple[Sequences, State]] | None = None,
+    ) -> tuple[Sequences, State]:
+        """Returns the stack's outputs, as wide as `shape.output_size`, and the state after the last token.
+
+        `dropout` acts in the place of its own; `run` runs a layer in the place of `advance`.
+        """
         values, outputs, final = _values(x), [], []
+        dropout, run = dropout or self.dropout, run or advance
         for number, layer in enumerate(self.layers):
             start = None if state is None else self._of_layer(state, number)
-            read = self.dropout(values) if number else values
-            result, end = advance(layer, _with_values(x, read), start)
+            read = dropout(values) if number else values
+            result, end = run(layer, _with_values(x, read), start)
             outputs.append(_values(result))
             final.append(end)
             values = self._connect(number, values, outputs[-1])
@@ -86,6 +100,26 @@ def advance(stack: nn.Module, x: Sequences, state: State | None = None) -> tuple
     return outputs, final
 
 
+def advance_regularized(
+    stack: nn.Module, x: Tensor, state: State | None, *, dropout: nn.Module, weight_drop: float
+) -> tuple[Tensor, State]:
+    """Runs a stack that reads forwards, layer by layer, in training: x [batch, seq, width].
+
+    `dropout` acts between the layers; `weight_drop` is the share of recurrent weights that are zero in this run. Each
+    layer is one call of PyTorch's all the same, so that it goes through oneDNN or cuDNN.
+    """
+    if isinstance(stack, RecurrentStack):
+        run = functools.partial(_drop_and_advance, weight_drop=weight_drop)
+        return stack.forward(x, state, dropout=dropout, run=run)
+    assert isinstance(stack, nn.RNNBase)
+    final = []
+    for layer in range(stack.num_layers):
+        start = None if state is None else tuple(part[layer : layer + 1] for part in state)
+        x, end = _drop_and_advance(stack, dropout(x) if layer else x, start, weight_drop=weight_drop, layer=layer)
+        final.append(end)
+    return x, tuple(torch.cat(parts) for parts in zip(*final, strict=True))
+
+
 def set_forget_bias(stack: nn.Module, value: float) -> None:
     """Sets the forget gates' bias (the sum of both) in all LSTM layers; other cells have no such gate.
 
@@ -106,6 +140,24 @@ def canonical_name(name: str) -> str:
     for pattern, replacement in _CANONICAL:
         name = pattern.sub(replacement, name)
     return name
+
+
+def _drop_and_advance(
+    module: nn.Module, x: Tensor, state: State | None, *, weight_drop: float, layer: int = 0
+) -> tuple[Tensor, State]:
+    """Runs one layer of a module with some of its recurrent weights dropped."""
+    assert isinstance(module, nn.RNNBase)
+    weight_ih, weight_hh, bias_ih, bias_hh = module.all_weights[layer]
+    weights = [weight_ih, functional.dropout(weight_hh, weight_drop), bias_ih, bias_hh]
+    if state is None:
+        parts = 2 if isinstance(module, nn.LSTM) else 1
+        state = (x.new_zeros(1, x.shape[0], module.hidden_size),) * parts
+    rest = (weights, True, 1, 0.0, True, False, True)  # biases, layers, dropout, training, bidirectional, batch first
+    if isinstance(module, nn.LSTM):
+        outputs, *final = torch.lstm(x, state, *rest)
+    else:
+        outputs, *final = (torch.gru if isinstance(module, nn.GRU) else torch.rnn_tanh)(x, state[0], *rest)
+    return outputs, tuple(final)
 
 
 def _module(shape: StackShape, input_size: int, *, num_layers: int, dropout: float = 0.0) -> nn.RNNBase:
