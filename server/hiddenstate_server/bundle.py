@@ -26,7 +26,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -124,13 +124,14 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     state_bounds: tuple[StateBound, ...] = ()  # what a given state must keep to, for these bounds to hold
 
 
-class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Where a model comes from, in words for people."""
 
     data: str
     command: str
     seconds: Amount
     epochs: Amount
+    config: dict[str, dict[str, Any]] = {}  # everything that the run was given: tables of keys and values
 
 
 class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -128,7 +128,7 @@ def _train(book: Path, run_dir: Path, options: str) -> Result:
 ADAPTIVE = "--head adaptive-softmax --cutoffs 10,25 --div-value 2 --lr 0.02 --max-epochs 6"
 
 
-@pytest.mark.parametrize("precision", ["", "--bf16"])
+@pytest.mark.parametrize("precision", ["", "--precision auto"])
 async def test_a_model_is_trained_published_and_served(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:

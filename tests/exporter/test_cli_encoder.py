@@ -93,7 +93,7 @@ def test_the_checkpoint_says_what_it_was_trained_on_and_how(data: Path, tmp_path
 @pytest.mark.parametrize("pooling", ["mean", "max", "last"])
 @pytest.mark.usefixtures("word_teacher")
 def test_every_pooling_and_fewer_dimensions_can_be_trained(data: Path, tmp_path: Path, pooling: str) -> None:
-    shape = ("--pooling", pooling, "--dimension", 5, "--num-layers", 2, "--bf16")
+    shape = ("--pooling", pooling, "--dimension", 5, "--num-layers", 2, "--precision", "auto")
     result = invoke(tmp_path / "run", "--data", data, "--max-epochs", 2, *shape)
     assert result.exit_code == 0, result.output
     checkpoint = load_checkpoint(tmp_path / "run" / "best.pt")
@@ -105,7 +105,7 @@ def test_every_pooling_and_fewer_dimensions_can_be_trained(data: Path, tmp_path:
 @pytest.mark.parametrize(
     "stack",
     [
-        ("--cell", "gru", "--connections", "dense", "--num-layers", 2, "--unidirectional", "--bf16"),
+        ("--cell", "gru", "--connections", "dense", "--num-layers", 2, "--unidirectional", "--precision", "auto"),
         ("--cell", "lstm", "--connections", "highway", "--num-layers", 3, "--forget-bias", 1),
         ("--cell", "rnn", "--connections", "residual", "--num-layers", 2),
     ],
@@ -196,7 +196,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_measures_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = tmp_path / "run" / "best.pt"
-    outcome = Outcome(ending="interrupted", best=math.inf, best_path=best, epochs=0.1, seconds=1.0)
+    outcome = Outcome(ending="interrupted", best=math.inf, best_path=best, epochs=0.1, tokens=10, seconds=1.0)
     monkeypatch.setattr(sentence_encoder_run, "train", lambda *_: outcome)
     result = invoke(tmp_path / "run", "--data", data)
     assert result.exit_code == 130, result.output

@@ -77,7 +77,7 @@ def test_without_a_size_the_vocabulary_is_what_a_small_text_has(book: Path, tmp_
 
 
 def test_the_sampled_loss_learns_the_same(book: Path, tmp_path: Path) -> None:
-    result = invoke(book, tmp_path / "run", "--max-epochs 12 --lr 0.02 --sampled-softmax 6 --bf16")
+    result = invoke(book, tmp_path / "run", "--max-epochs 12 --lr 0.02 --sampled-softmax 6 --precision auto")
     assert result.exit_code == 0, result.output
     assert load_checkpoint(tmp_path / "run" / "best.pt").metrics["perplexity"] < 2.0
 
@@ -86,7 +86,7 @@ def test_the_sampled_loss_learns_the_same(book: Path, tmp_path: Path) -> None:
     "stack",
     [
         "--cell rnn --connections residual --num-layers 2",
-        "--cell lstm --connections dense --num-layers 3 --forget-bias 2 --bf16",
+        "--cell lstm --connections dense --num-layers 3 --forget-bias 2 --precision auto",
         "--cell gru --connections highway --num-layers 3 --sampled-softmax 6",
     ],
 )
@@ -193,7 +193,7 @@ def test_a_diverging_run_ends_with_one_line(book: Path, tmp_path: Path) -> None:
     result = invoke(book, tmp_path / "run", "--lr 1e30 --clip 1e30")
     assert result.exit_code == 1
     assert "is not finite at step" in result.output
-    assert "try a lower --lr or --clip" in result.output
+    assert "try a lower optimizer.lr or optimizer.clip" in result.output
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_diverging_run_ends_with_one_line(book: Path, tmp_path: Path) -> None:
         "--dropout 1",
         "--lr 0",
         "--max-minutes 0",
-        "--optimizer sgd",
+        "--optimizer adagrad",
     ],
 )
 def test_values_out_of_range_are_refused_by_option(book: Path, tmp_path: Path, option: str) -> None:

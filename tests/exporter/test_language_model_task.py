@@ -9,7 +9,9 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from hiddenstate_exporter.networks.language_model import LanguageModel, LanguageModelConfig
+from hiddenstate_exporter.networks.regularization import Regularization
 from hiddenstate_exporter.training.language_model_task import LanguageModelTask, score
+from hiddenstate_exporter.training.run_config import BatchConfig
 
 VOCAB = 12
 
@@ -22,7 +24,9 @@ def make_model(**changes: Any) -> LanguageModel:
 
 def make_task(tokens: int = 100, **changes: Any) -> LanguageModelTask:
     settings: dict[str, Any] = {"batch_size": 3, "bptt": 5} | changes
-    return LanguageModelTask(make_model(), torch.arange(tokens) % VOCAB, torch.arange(40) % VOCAB, **settings)
+    return LanguageModelTask(
+        make_model(), torch.arange(tokens) % VOCAB, torch.arange(40) % VOCAB, batches=BatchConfig(**settings)
+    )
 
 
 def test_the_target_of_each_token_is_the_one_after_it() -> None:
@@ -59,9 +63,8 @@ def test_a_text_shorter_than_one_batch_is_refused_with_the_need() -> None:
         make_task(tokens=19)
 
 
-def test_the_state_of_one_window_is_where_the_next_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hiddenstate_exporter.training.language_model_task.FRESH_START", 0.0)
-    task = make_task()
+def test_the_state_of_one_window_is_where_the_next_begins() -> None:
+    task = make_task(fresh_start=0.0)
     windows = list(task.batches(0))
     losses = [task.loss(window)[0].item() for window in windows]
     logits, _ = task.model(torch.cat([window.inputs for window in windows], 1))
@@ -80,6 +83,56 @@ def test_some_rows_begin_without_a_past() -> None:
     loss = task.loss(second)[0].item()
     with_all, _ = task.model(second.inputs, carried)
     assert loss != pytest.approx(F.cross_entropy(with_all.flatten(0, 1), second.targets.flatten()).item(), rel=1e-6)
+
+
+def test_windows_of_variable_length_cover_the_text_and_scale_the_rate() -> None:
+    task = make_task(tokens=12_000, bptt=20, variable_bptt=True)
+    windows = list(task.batches(0))
+    lengths = [window.inputs.shape[1] for window in windows]
+    assert len(windows) == task.steps_per_epoch
+    assert sum(lengths) == 20 * task.steps_per_epoch
+    assert len(set(lengths)) > 5
+    assert min(lengths) < 15
+    for before, after in itertools.pairwise(windows):
+        assert torch.equal(before.targets[:, -1], after.inputs[:, 0])
+    assert [task.lr_scale(window) for window in windows] == [length / 20 for length in lengths]
+    assert [w.inputs.shape[1] for w in task.batches(0)] == lengths != [w.inputs.shape[1] for w in task.batches(1)]
+
+
+@pytest.mark.parametrize("tokens", [25, 31, 60, 333])
+def test_variable_windows_are_never_empty(tokens: int) -> None:
+    task = make_task(tokens=tokens, variable_bptt=True)
+    for epoch in range(20):
+        windows = list(task.batches(epoch))
+        assert len(windows) == task.steps_per_epoch
+        assert all(window.inputs.shape[1] for window in windows)
+
+
+def test_activation_penalties_are_added_to_the_loss() -> None:
+    plain, penalised = make_task(), make_task()
+    penalised.model.regularization = Regularization(dropout=0.0, activation=2.0, temporal_activation=3.0)
+    window = next(plain.batches(0))
+    features, _ = plain.model.features(window.inputs)
+    outputs, _ = plain.model.outputs(window.inputs)
+    expected = 2.0 * features.square().mean() + 3.0 * (outputs[:, 1:] - outputs[:, :-1]).square().mean()
+    assert (penalised.loss(window)[0] - plain.loss(window)[0]).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_compiled_network_is_asked_for_through_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def compiled(function: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            calls.append(function.__name__)
+            return function(*arguments)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    task = make_task()
+    task.compile()
+    task.loss(next(task.batches(0)))
+    assert calls == ["features_and_outputs"]
 
 
 def test_the_gradient_does_not_reach_into_the_window_before() -> None:

@@ -1,15 +1,18 @@
 """The learning rate over a run."""
 
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
-from hiddenstate_exporter.training.schedule import DECAY, FLOOR, Schedule
+from hiddenstate_exporter.training.run_config import ScheduleConfig
+from hiddenstate_exporter.training.schedule import Schedule
+
+FLOOR, DECAY = 0.01, 0.25
 
 
-def make_schedule(kind: Literal["cosine", "plateau"] = "cosine", **changes: Any) -> Schedule:
-    settings = {"lr": 2.0, "warmup_steps": 0, "max_steps": 100, "max_seconds": None} | changes
-    return Schedule(kind=kind, **settings)
+def make_schedule(kind: Any = "cosine", *, warmup_steps: int = 0, max_seconds: float | None = None) -> Schedule:
+    config = ScheduleConfig(kind=kind, warmup_steps=warmup_steps, floor=FLOOR, decay=DECAY)
+    return Schedule(config, lr=2.0, max_steps=100, max_seconds=max_seconds)
 
 
 def test_the_warm_up_rises_step_by_step_to_the_peak() -> None:
@@ -31,7 +34,7 @@ def test_the_cosine_follows_whichever_budget_is_used_up_faster() -> None:
     assert schedule.at(10, 5.0) == pytest.approx(make_schedule().at(50, 0.0))
 
 
-def test_plateau_halves_for_each_validation_without_progress_and_remembers_it() -> None:
+def test_plateau_falls_for_each_validation_without_progress_and_remembers_it() -> None:
     schedule = make_schedule("plateau")
     schedule.on_no_improvement()
     schedule.on_no_improvement()
@@ -44,3 +47,15 @@ def test_the_cosine_takes_no_notice_of_validations() -> None:
     schedule = make_schedule()
     schedule.on_no_improvement()
     assert schedule.at(20, 0.0) == make_schedule().at(20, 0.0)
+
+
+def test_linear_falls_by_the_same_amount_each_step() -> None:
+    schedule = make_schedule("linear")
+    rates = [schedule.at(step, 0.0) for step in (0, 50, 100, 150)]
+    assert rates == pytest.approx([2.0, 2.0 * (1 + FLOOR) / 2, 2.0 * FLOOR, 2.0 * FLOOR])
+
+
+def test_constant_stays_whatever_validation_says() -> None:
+    schedule = make_schedule("constant")
+    schedule.on_no_improvement()
+    assert schedule.at(99, 0.0) == 2.0

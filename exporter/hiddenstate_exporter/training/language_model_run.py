@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,69 +10,78 @@ from tokenizers import Tokenizer
 
 from hiddenstate_exporter.networks.language_model import LanguageModel, LanguageModelConfig
 from hiddenstate_exporter.training.checkpoint import load_checkpoint, save_checkpoint
-from hiddenstate_exporter.training.corpus import Split, read_sources, split
 from hiddenstate_exporter.training.language_model_task import LanguageModelTask, Scores, score
 from hiddenstate_exporter.training.loop import REASONS, Origin, Outcome, TrainingOptions, train
-from hiddenstate_exporter.training.vocabulary import encode_stream, eos_id, train_word_tokenizer, unk_id
+from hiddenstate_exporter.training.precision import choose_device
+from hiddenstate_exporter.training.run_config import LanguageModelRun, to_tables, write_tables
+from hiddenstate_exporter.training.run_dir import RunDir
+from hiddenstate_exporter.training.texts import VOCAB_SIZE, Texts, describe_sources, read_texts
+from hiddenstate_exporter.training.vocabulary import eos_id, unk_id
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadingOptions:
-    """How the text is read in training."""
-
-    batch_size: int = 64
-    bptt: int = 32
-    sampled_softmax: int = 0
+ANY_SIZE = 2**31 - 1  # of a vocabulary that is not known yet
 
 
 def run(
-    sources: Sequence[str],
-    config: LanguageModelConfig,
-    reading: ReadingOptions,
-    options: TrainingOptions,
+    config: LanguageModelRun,
+    run_dir: Path,
     *,
+    resume: bool = False,
     command: str = "",
-    data_description: str | None = None,
-    fewer_words: bool = False,
     echo: Callable[[str], None] = print,
+    texts: Texts | None = None,
 ) -> Outcome:
     """Does what `hiddenstate train language-model` says; unless interrupted, `best.pt` carries its test scores.
 
-    `fewer_words` lets the vocabulary be smaller than `config` says where the text has no more words.
+    `texts` are those of `config.data`, where they have been read already.
 
     Raises:
         ValueError: the data, an option or the run folder is wrong; the message says which and why.
         TrainingError: training could not go on.
     """
-    parts = split(read_sources(sources))
-    tokenizer = train_word_tokenizer(parts.train, config.vocab_size, fewer=fewer_words)
-    if tokenizer.get_vocab_size() < config.vocab_size:
-        config = dataclasses.replace(config, vocab_size=tokenizer.get_vocab_size())
-        echo(f"vocabulary: {config.vocab_size:,}, all words of the text")
-    streams = _Streams.of(parts, tokenizer)
-    echo(
-        f"tokens: {len(streams.train):,} to train on, {len(streams.valid):,} for validation, {len(streams.test):,} test"
-    )
-    task = _task(config, streams, reading, options.seed)
-    echo(f"{sum(p.numel() for p in task.model.parameters()):,} parameters; the run is kept in {options.run_dir}")
+    network_config(config, vocab_size=config.data.vocab_size or ANY_SIZE)  # what is wrong shows before texts are read
+    files = RunDir(run_dir)
+    files.prepare(resume)
+    texts = texts or read_texts(config.data)
+    shape = network_config(config, vocab_size=texts.vocab_size)
+    if texts.vocab_size < (config.data.vocab_size or VOCAB_SIZE):
+        echo(f"vocabulary: {texts.vocab_size:,}, all words of the text")
+    echo(f"tokens: {len(texts.train):,} to train on, {len(texts.valid):,} for validation, {len(texts.test):,} test")
+    task = _task(config, shape, texts)
+    echo(f"{sum(p.numel() for p in task.model.parameters()):,} parameters; the run is kept in {run_dir}")
+    tables = to_tables(config)
+    write_tables(files.config, tables)
     origin = Origin(
         kind="language_model",
-        config=config.to_dict(),
-        config_defaults=config.defaults(),
-        tokenizer=tokenizer.to_str(),
-        data=data_description or ", ".join(sources),
+        config=shape.to_dict(),
+        config_defaults=shape.defaults(),
+        tokenizer=texts.tokenizer.to_str(),
+        data=describe_sources(config.data),
         command=command,
+        run=tables,
     )
-    outcome = train(task, origin, options)
+    outcome = train(task, origin, _options(config, run_dir, resume))
     echo(_describe(outcome))
     if outcome.ending != "interrupted":
-        echo(_describe_scores(measure(outcome.best_path, streams.test)))
+        echo(_describe_scores(measure(outcome.best_path, texts.test)))
         echo(f"publish it with: hiddenstate export {outcome.best_path} --to models/")
     return outcome
 
 
+def network_config(config: LanguageModelRun, *, vocab_size: int) -> LanguageModelConfig:
+    """Returns the shape of a run's network.
+
+    Raises:
+        ValueError: fields do not fit together; the message names one.
+    """
+    fields = {name: getattr(config.model, name) for name in config.model.__struct_fields__}
+    return LanguageModelConfig(**fields, vocab_size=vocab_size, dropout=config.regularization.dropout)
+
+
 def measure(path: Path, test: torch.Tensor) -> Scores:
-    """Measures a checkpoint on a test stream, int64 [tokens], and writes the scores into its metrics."""
+    """Scores a checkpoint on held-out tokens, int64 [tokens], and writes the scores into its metrics.
+
+    What "perplexity" was, the validation perplexity that it was chosen by, becomes "valid_perplexity".
+    """
     checkpoint = load_checkpoint(path)
     model = LanguageModel(LanguageModelConfig.from_dict(dict(checkpoint.config))).eval()
     model.load_state_dict(dict(checkpoint.model))
@@ -85,24 +93,24 @@ def measure(path: Path, test: torch.Tensor) -> Scores:
     return scores
 
 
-@dataclass(frozen=True, slots=True)
-class _Streams:
-    """The three parts of the corpus as token streams, int64 [tokens]."""
-
-    train: torch.Tensor
-    valid: torch.Tensor
-    test: torch.Tensor
-
-    @classmethod
-    def of(cls, parts: Split, tokenizer: Tokenizer) -> "_Streams":
-        return cls(*(torch.from_numpy(encode_stream(tokenizer, p)) for p in (parts.train, parts.valid, parts.test)))
-
-
-def _task(config: LanguageModelConfig, streams: _Streams, reading: ReadingOptions, seed: int) -> LanguageModelTask:
-    torch.manual_seed(seed)  # the initial weights
-    return LanguageModelTask(
-        LanguageModel(config), streams.train, streams.valid, **dataclasses.asdict(reading), seed=seed
+def _options(config: LanguageModelRun, run_dir: Path, resume: bool) -> TrainingOptions:
+    return TrainingOptions(
+        run_dir=run_dir,
+        resume=resume,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        training=config.training,
     )
+
+
+def _task(config: LanguageModelRun, shape: LanguageModelConfig, texts: Texts) -> LanguageModelTask:
+    seed = config.training.seed
+    torch.manual_seed(seed)  # the initial weights
+    model = LanguageModel(shape, config.regularization).to(choose_device(config.training.device))
+    task = LanguageModelTask(model, texts.train, texts.valid, batches=config.batches, seed=seed)
+    if config.training.compile:
+        task.compile()
+    return task
 
 
 def _describe(outcome: Outcome) -> str:

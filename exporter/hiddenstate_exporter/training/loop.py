@@ -1,30 +1,36 @@
-"""The training loop, whatever is trained: steps, clipping, schedule, validation, early stopping, resuming."""
+"""The training loop, whatever is trained: steps, schedule, validation, early stopping, resuming."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-from torch import nn
 
 from hiddenstate_exporter.training.checkpoint import Checkpoint, save_checkpoint
+from hiddenstate_exporter.training.curves import draw_curves, read_log
+from hiddenstate_exporter.training.descent import Descent, Step
 from hiddenstate_exporter.training.interruption import Interruption
+from hiddenstate_exporter.training.precision import choose_dtype
 from hiddenstate_exporter.training.progress import Reporter
+from hiddenstate_exporter.training.run_config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from hiddenstate_exporter.training.run_dir import RunDir, TrainingError
 from hiddenstate_exporter.training.schedule import Schedule
 from hiddenstate_exporter.training.task import Origin, Task
+from hiddenstate_exporter.training.tensorboard_log import TensorBoardLog
 
 __all__ = ["REASONS", "Ending", "Origin", "Outcome", "Task", "TrainingError", "TrainingOptions", "train"]
 
-Ending = Literal["max_epochs", "max_minutes", "patience", "interrupted"]
+Ending = Literal["max_epochs", "max_minutes", "max_tokens", "patience", "interrupted"]
 REASONS: Final[dict[Ending, str]] = {
     "max_epochs": "all epochs done",
     "max_minutes": "the time is up",
+    "max_tokens": "all tokens done",
     "patience": "validation stopped improving",
     "interrupted": "interrupted (the same command with --resume continues)",
 }
@@ -32,21 +38,13 @@ REASONS: Final[dict[Ending, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
-    """How to train. `max_minutes` counts time of this run over all its resumptions."""
+    """How to train, and where. Time is counted over all resumptions of a run."""
 
     run_dir: Path
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    clip: float = 1.0  # largest norm of all gradients together
-    max_epochs: int = 40
-    max_minutes: float | None = None
-    patience: int = 5  # validations in a row without a better number, then stop
-    warmup_steps: int = 100
-    schedule: Literal["cosine", "plateau"] = "cosine"
-    validations_per_epoch: int = 1
-    seed: int = 0
-    bf16: bool = False
     resume: bool = False
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +55,7 @@ class Outcome:
     best: float
     best_path: Path
     epochs: float
+    tokens: int
     seconds: float
 
 
@@ -85,24 +84,33 @@ def train(
     """Trains until a limit of `options` or Ctrl-C, and leaves the best weights in `run_dir/best.pt`.
 
     With `options.resume` it continues from `run_dir/last.pt` and computes the same numbers as an unbroken run (on the
-    CPU, as long as the schedule does not depend on time). To be called in the main thread: it handles signals.
+    CPU, as long as the schedule does not depend on time), however the run was ended. To be called in the main thread:
+    it handles signals.
 
     Raises:
         TrainingError: the run folder cannot be used, there is nothing to resume, or the loss became NaN.
         CheckpointError: a checkpoint cannot be read or written.
     """
+    files = RunDir(options.run_dir)
+    files.prepare(options.resume)
     run = _Run(task, origin, options, reporter or Reporter(task.metric), clock)
-    run.files.prepare(options.resume)
     if options.resume:
         run.restore()
     else:
-        torch.manual_seed(options.seed)
-    with run.reporter, Interruption() as interruption:
-        return run.until_end(interruption)
+        torch.manual_seed(options.training.seed)
+    run.board = TensorBoardLog(files.board, first_step=run.progress.total_steps)
+    try:
+        with run.reporter, Interruption() as interruption:
+            return run.until_end(interruption)
+    finally:
+        run.board.close()
+        draw_curves(read_log(files.log), task.metric, files.curves)
 
 
 class _Run:
-    """One training run: the only owner of the optimiser and of the progress."""
+    """One training run: the only owner of the progress."""
+
+    board: TensorBoardLog
 
     def __init__(
         self,
@@ -112,31 +120,38 @@ class _Run:
         reporter: Reporter,
         clock: Callable[[], float],
     ) -> None:
-        self.task, self.origin, self.options, self.reporter, self.clock = task, origin, options, reporter, clock
+        self.task, self.origin, self.reporter, self.clock = task, origin, reporter, clock
+        self.optimizer, self.limits = options.optimizer, options.training
         self.files = RunDir(options.run_dir)
-        self.optimizer = torch.optim.AdamW(
-            task.model.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True
-        )
+        self.device = next(task.model.parameters()).device
+        self.descent = Descent(task.model, self.optimizer, choose_dtype(self.limits.precision, self.device))
         self.schedule = Schedule(
-            kind=options.schedule,
-            lr=options.lr,
-            warmup_steps=options.warmup_steps,
-            max_steps=options.max_epochs * task.steps_per_epoch,
-            max_seconds=options.max_minutes * 60 if options.max_minutes else None,
+            options.schedule,
+            lr=self.optimizer.lr,
+            max_steps=self._max_steps(),
+            max_seconds=self.limits.max_minutes * 60 if self.limits.max_minutes else None,
         )
         self.progress = Progress()
-        self.device_type = next(task.model.parameters()).device.type
-        self._started = clock()
+        self._started = self._saved = clock()
+        self._lr = self.optimizer.lr  # of the last step
 
     def restore(self) -> None:
-        """Takes up `last.pt`: weights, optimiser, schedule, progress, random generator, what the task carries."""
+        """Takes up `last.pt`: weights, optimiser, schedule, progress, random generators, what the task carries."""
         last = self.files.load_last(self.origin)
         self.task.model.load_state_dict(dict(last.model))
-        self.optimizer.load_state_dict(dict(last.optimizer))
+        if self.limits.precision == "auto":  # not measured again: the same numbers
+            self.descent.dtype = getattr(torch, last.progress["dtype"])
+        try:
+            self.descent.load_state_dict(last.optimizer)
+        except ValueError as error:
+            raise TrainingError(f"{self.files.last}: {error}") from None
         self.schedule.load_state_dict(last.schedule)
         self.progress = Progress(**last.progress["run"])
         self.task.load_state_dict(last.progress["task"])
         torch.set_rng_state(last.rng)
+        if last.progress["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(last.progress["cuda_rng"])
+        self.files.trim_log(self.progress.total_steps)
 
     def until_end(self, interruption: Interruption) -> Outcome:
         self._started = self.clock() - self.progress.seconds
@@ -148,29 +163,38 @@ class _Run:
             best=self.progress.best,
             best_path=self.files.best,
             epochs=self._epochs(),
+            tokens=self.progress.total_tokens,
             seconds=self.progress.seconds,
         )
 
-    def _limit_reached(self) -> Ending | None:
-        if self.progress.epoch >= self.options.max_epochs:
-            return "max_epochs"
-        if self.progress.bad_validations >= self.options.patience:
-            return "patience"
-        return "max_minutes" if self._out_of_time() else None
+    def _max_steps(self) -> int:
+        steps = self.limits.max_epochs * self.task.steps_per_epoch
+        if self.limits.max_tokens is None:
+            return steps
+        return min(steps, math.ceil(self.limits.max_tokens / self.task.tokens_per_step))
 
-    def _out_of_time(self) -> bool:
-        limit = self.options.max_minutes
-        return limit is not None and self.progress.seconds >= limit * 60
+    def _limit_reached(self) -> Ending | None:
+        progress, limits = self.progress, self.limits
+        if progress.epoch >= limits.max_epochs:
+            return "max_epochs"
+        if progress.bad_validations >= limits.patience:
+            return "patience"
+        if limits.max_tokens is not None and progress.total_tokens >= limits.max_tokens:
+            return "max_tokens"
+        out_of_time = limits.max_minutes is not None and progress.seconds >= limits.max_minutes * 60
+        return "max_minutes" if out_of_time else None
 
     def _epoch(self, interruption: Interruption) -> Ending | None:
         """Runs the rest of the current epoch; returns why the run ends here, or None."""
-        every = math.ceil(self.task.steps_per_epoch / self.options.validations_per_epoch)
+        every = math.ceil(self.task.steps_per_epoch / self.limits.validations_per_epoch)
         for batch in itertools.islice(self.task.batches(self.progress.epoch), self.progress.step, None):
             self._step(batch)
             ending = self._limit_reached()
             if ending or self.progress.step == self.task.steps_per_epoch or self.progress.step % every == 0:
                 self._validate()
                 ending = self._limit_reached()
+            elif self.clock() - self._saved >= self.limits.save_minutes * 60:
+                self._save_last()
             if ending is None and interruption.requested:
                 ending = "interrupted"
             if ending is not None:
@@ -183,50 +207,52 @@ class _Run:
 
     def _step(self, batch: Any) -> None:
         progress = self.progress
-        lr = self.schedule.at(progress.total_steps, self.clock() - self._started)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        loss, tokens = self._update(batch)
+        self._lr = self.schedule.at(progress.total_steps, self.clock() - self._started)
+        lr = self._lr * self.task.lr_scale(batch)
+        step = self.descent.step(lambda: self.task.loss(batch), lr)
+        if not step.finite:
+            raise TrainingError(self._not_finite(step))
         progress.step += 1
         progress.total_steps += 1
-        progress.total_tokens += tokens
+        progress.total_tokens += step.tokens
         progress.seconds = self.clock() - self._started
-        progress.loss_sum += loss * tokens
-        progress.loss_tokens += tokens
-        self.reporter.step(progress.epoch, progress.step, self.task.steps_per_epoch, loss, tokens, lr)
+        progress.loss_sum += step.loss * step.tokens
+        progress.loss_tokens += step.tokens
+        self.reporter.step(progress.epoch, progress.step, self.task.steps_per_epoch, step.loss, step.tokens, lr)
+        self.board.step(progress.total_steps, step, lr, self.reporter.tokens_per_s)
 
-    def _update(self, batch: Any) -> tuple[float, int]:
-        """Does one step of gradient descent; returns the loss before it and the number of tokens."""
-        self.task.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.options.bf16):
-            loss, tokens = self.task.loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), self.options.clip)
-        value = loss.item()
-        if not (math.isfinite(value) and math.isfinite(norm.item())):
-            raise TrainingError(self._not_finite(value))
-        self.optimizer.step()
-        return value, tokens
-
-    def _not_finite(self, loss: float) -> str:
-        kept = f"{self.files.best} keeps the best weights" if self.files.best.exists() else "no weights were kept yet"
+    def _not_finite(self, step: Step) -> str:
         at = f"step {self.progress.step + 1} of epoch {self.progress.epoch + 1}"
-        return f"loss {loss} or its gradient is not finite at {at}; {kept}; try a lower --lr or --clip"
+        return (
+            f"loss {step.loss} or its gradient is not finite at {at}; {self._kept()}; "
+            "try a lower optimizer.lr or optimizer.clip"
+        )
+
+    def _kept(self) -> str:
+        return f"{self.files.best} keeps the best weights" if self.files.best.exists() else "no weights were kept yet"
 
     def _validate(self) -> None:
-        progress = self.progress
+        progress, average = self.progress, self.descent.average
         self.task.model.eval()
-        with torch.no_grad():
-            number = self.task.validate()
-        progress.seconds = self.clock() - self._started
-        better = number < progress.best
-        progress.bad_validations = 0 if better else progress.bad_validations + 1
-        if better:
-            progress.best = number
-            save_checkpoint(self.files.best, self._checkpoint({self.task.metric: number}))
-        else:
-            self.schedule.on_no_improvement()
+        with average.in_place() if average is not None else contextlib.nullcontext():
+            with torch.no_grad():
+                number = self.task.validate()
+            if not math.isfinite(number):
+                raise TrainingError(
+                    f"validation {self.task.metric} is {number} after step {progress.total_steps}; {self._kept()}; "
+                    "try a lower optimizer.lr"
+                )
+            progress.seconds = self.clock() - self._started
+            better = number < progress.best
+            progress.bad_validations = 0 if better else progress.bad_validations + 1
+            if better:
+                progress.best = number
+                save_checkpoint(self.files.best, self._checkpoint({self.task.metric: number}))
+            else:
+                self.schedule.on_no_improvement()
+        if average is not None and average.on_validation(number):
+            progress.bad_validations = 0  # averaging begins: that is a new chance
+            self.reporter.say(f"averaging of weights begins after step {progress.total_steps}")
         self._log(number, better)
         progress.loss_sum, progress.loss_tokens = 0.0, 0
         self._save_last()
@@ -240,12 +266,13 @@ class _Run:
                 "step": progress.total_steps,
                 "tokens": progress.total_tokens,
                 "seconds": round(progress.seconds, 1),
-                "lr": self.optimizer.param_groups[0]["lr"],
+                "lr": self._lr,
                 "train_loss": progress.loss_sum / max(progress.loss_tokens, 1),
                 f"valid_{self.task.metric}": number,
                 "best": better,
             },
         )
+        self.board.validation(progress.total_steps, self.task.metric, number)
 
     def _keep_something(self) -> None:
         """Leaves a best.pt even if the run ends before its first validation."""
@@ -253,14 +280,21 @@ class _Run:
             save_checkpoint(self.files.best, self._checkpoint({}))
 
     def _save_last(self) -> None:
+        cuda = self.device.type == "cuda"
         last = dataclasses.replace(
             self._checkpoint({}),
-            optimizer=self.optimizer.state_dict(),
+            optimizer=self.descent.state_dict(),
             schedule=self.schedule.state_dict(),
-            progress={"run": dataclasses.asdict(self.progress), "task": self.task.state_dict()},
+            progress={
+                "run": dataclasses.asdict(self.progress),
+                "task": self.task.state_dict(),
+                "dtype": str(self.descent.dtype).removeprefix("torch."),
+                "cuda_rng": torch.cuda.get_rng_state() if cuda else None,
+            },
             rng=torch.get_rng_state(),
         )
         save_checkpoint(self.files.last, last)
+        self._saved = self.clock()
 
     def _checkpoint(self, metrics: Mapping[str, float]) -> Checkpoint:
         return Checkpoint(
@@ -273,6 +307,7 @@ class _Run:
                 "command": self.origin.command,
                 "seconds": round(self.progress.seconds, 1),
                 "epochs": round(self._epochs(), 2),
+                "config": self.origin.run,
             },
             metrics=metrics,
         )

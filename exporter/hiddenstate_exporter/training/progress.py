@@ -41,6 +41,15 @@ class Reporter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.stop()
 
+    @property
+    def tokens_per_s(self) -> float:
+        """The speed that is shown."""
+        return self._tokens_per_s or 0.0
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        self._console.print(line, soft_wrap=True)
+
     def step(self, epoch: int, step: int, steps_per_epoch: int, loss: float, tokens: int, lr: float) -> None:
         """Shows one finished step (`epoch` from 0, `step` from 1)."""
         self._loss = _smooth(self._loss, loss)

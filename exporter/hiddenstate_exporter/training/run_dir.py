@@ -1,10 +1,14 @@
 """The folder of a training run.
 
-best.pt     the weights with the best validation number (to export)
-last.pt     the latest state, optimiser and random generator included (to resume)
-log.jsonl   one line per validation
+config.toml   what the run is (see `run_config`)
+best.pt       the weights with the best validation number (to export)
+last.pt       the latest state, optimiser and random generators included (to resume)
+log.jsonl     one line per validation
+curves.png    the same as a picture, drawn when the run ends
+tensorboard/  the same and more, while it goes on
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +53,18 @@ class RunDir:
     def log(self) -> Path:
         return self.path / "log.jsonl"
 
+    @property
+    def config(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
+    def board(self) -> Path:
+        return self.path / "tensorboard"
+
     def prepare(self, resume: bool) -> None:
         """Makes the folder for a new run, or checks that there is one to resume.
 
@@ -65,6 +81,12 @@ class RunDir:
         except OSError as error:
             raise TrainingError(f"{self.path}: cannot be used as run folder: {error.strerror}") from None
 
+    def trim_log(self, step: int) -> None:
+        """Takes validations out of the log that came after `step`: a run that was killed will repeat them."""
+        lines = self.log.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _step_of(line) <= step]
+        self.log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
     def load_last(self, origin: Origin) -> Resumption:
         """Reads `last.pt`.
 
@@ -75,6 +97,8 @@ class RunDir:
         last = load_checkpoint(self.last)
         if last.optimizer is None or last.schedule is None or last.progress is None or last.rng is None:
             raise TrainingError(f"{self.last}: has no optimiser state, so training cannot continue from it")
+        if "name" not in last.optimizer:
+            raise TrainingError(f"{self.last}: was written by an older release; start again in another folder")
         if last.kind != origin.kind:
             raise TrainingError(f"{self.last}: is a {last.kind}, not a {origin.kind}")
         for name in sorted({*last.config, *origin.config}):
@@ -86,3 +110,11 @@ class RunDir:
         return Resumption(
             model=last.model, optimizer=last.optimizer, schedule=last.schedule, progress=last.progress, rng=last.rng
         )
+
+
+def _step_of(line: str) -> float:
+    """Returns the step of a line of the log; infinity where it was cut off."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -24,6 +24,8 @@ from hiddenstate_exporter.training.distillation import (
     tokenize,
 )
 from hiddenstate_exporter.training.loop import REASONS, Origin, Outcome, TrainingOptions, train
+from hiddenstate_exporter.training.precision import choose_device
+from hiddenstate_exporter.training.run_config import to_tables, write_tables
 from hiddenstate_exporter.training.run_dir import RunDir
 from hiddenstate_exporter.training.sentences import Material, Sources, collect
 from hiddenstate_exporter.training.sts import StsPairs, read_sts, spearman
@@ -73,10 +75,13 @@ def run(
     config = _config(teacher, student)
     pairs = read_sts(sts) if sts is not None else None
     judged = [*pairs.first, *pairs.second] if pairs is not None else []
-    material = collect(sources, held_out=held_out, exclude=judged, seed=options.seed)
+    material = collect(sources, held_out=held_out, exclude=judged, seed=options.training.seed)
     echo(f"sentences: {len(material.train):,} to train on, {len(material.held_out):,} held out")
     task = _task(teacher, material, config, student, options)
     echo(f"{sum(p.numel() for p in task.model.parameters()):,} parameters; the run is kept in {options.run_dir}")
+    parts = {"optimizer": options.optimizer, "schedule": options.schedule, "training": options.training}
+    tables = to_tables({"model": student, **parts})
+    write_tables(RunDir(options.run_dir).config, tables)
     origin = Origin(
         kind="sentence_encoder",
         config=config.to_dict(),
@@ -84,6 +89,7 @@ def run(
         tokenizer=teacher.tokenizer.to_str(),
         data=_describe(teacher, sources, material, data_description),
         command=command,
+        run=tables,
     )
     outcome = train(task, origin, options)
     echo(_ending(outcome))
@@ -141,10 +147,10 @@ def _task(
     count = len(material.train)
     vectors = reduce_dimension(teacher_vectors(teacher, sentences, options.run_dir), config.dimension, fit_on=count)
     tokens = tokenize(teacher.tokenizer, sentences, config.max_seq_length)
-    torch.manual_seed(options.seed)  # the initial weights
-    model = SentenceEncoder(config)
+    torch.manual_seed(options.training.seed)  # the initial weights
+    model = SentenceEncoder(config).to(choose_device(options.training.device))
     if not options.resume:
-        table = initial_embedding(teacher.embed_tokens(), config.embedding_size, options.seed)
+        table = initial_embedding(teacher.embed_tokens(), config.embedding_size, options.training.seed)
         model.embedding.weight.data.copy_(table)
     return DistillationTask(
         model,
@@ -152,7 +158,7 @@ def _task(
         _examples(tokens[count:], vectors[count:], [1] * len(material.held_out)),
         batch_size=student.batch_size,
         relational_weight=student.relational_weight,
-        seed=options.seed,
+        seed=options.training.seed,
     )
 
 

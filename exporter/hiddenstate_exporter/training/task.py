@@ -24,11 +24,18 @@ class Task(Protocol[Batch]):
     @property
     def steps_per_epoch(self) -> int: ...
 
+    @property
+    def tokens_per_step(self) -> float:
+        """How many tokens a step covers, about."""
+
     def batches(self, epoch: int) -> Iterator[Batch]:
         """Yields `steps_per_epoch` batches; the same ones each time it is called with the same epoch."""
 
     def loss(self, batch: Batch) -> tuple[Tensor, int]:
         """Returns the mean loss (a scalar with a gradient) and how many tokens it covers."""
+
+    def lr_scale(self, batch: Batch) -> float:
+        """Returns what the learning rate is multiplied with for this batch: 1 where all are alike."""
 
     def validate(self) -> float:
         """Returns the validation number: lower is better. Called in eval mode without gradients."""
@@ -49,4 +56,5 @@ class Origin:
     tokenizer: str
     data: str
     command: str
+    run: Mapping[str, Any] = field(default_factory=dict)  # the tables of `run_config`
     config_defaults: Mapping[str, Any] = field(default_factory=dict)  # of fields that older checkpoints lack

@@ -1,8 +1,9 @@
 """Tokenizers: trains a word-level one for language models, and turns text into one stream of ids."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,11 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import NFC, Replace
 from tokenizers.normalizers import Sequence as Normalizers
-from tokenizers.pre_tokenizers import Split
+from tokenizers.pre_tokenizers import PreTokenizer, WhitespaceSplit
+from tokenizers.pre_tokenizers import Split as SplitBy
 from tokenizers.trainers import WordLevelTrainer
+
+Split = Literal["words", "whitespace"]  # how a text is cut into words
 
 EOS: Final = "<eos>"  # ends a paragraph, and so stands before every first word
 UNK: Final = "<unk>"
@@ -22,29 +26,55 @@ TOKEN: Final = r"\p{L}[\p{L}\p{M}]*(?:['\-]\p{L}[\p{L}\p{M}]*)*|\d+(?:st|nd|rd|t
 REPLACEMENTS: Final = (("[‘’]", "'"), ("[“”]", '"'), ("[—―]", "--"), ("…", "..."))  # noqa: RUF001
 
 
+ENCODED: Final = 10_000  # paragraphs at a time
+
+PRE_TOKENIZERS: Final[dict[Split, PreTokenizer]] = {
+    "words": SplitBy(Regex(TOKEN), behavior="removed", invert=True),
+    "whitespace": WhitespaceSplit(),
+}
+
+
 class VocabularyError(ValueError):
     """A tokenizer cannot be made or read; the message says why."""
 
 
-def train_word_tokenizer(paragraphs: Iterable[str], vocab_size: int, *, fewer: bool = False) -> Tokenizer:
+def train_word_tokenizer(
+    paragraphs: Iterable[str], vocab_size: int, *, fewer: bool = False, split: Split = "words"
+) -> Tokenizer:
     """Makes a tokenizer of the `vocab_size - 2` most frequent words (cased), `<eos>` (id 0) and `<unk>` (id 1).
 
-    Ids rise as frequency falls. A text with fewer different words gets a smaller vocabulary where `fewer` allows it.
+    Ids rise as frequency falls. A text with fewer different words gets a smaller vocabulary where `fewer` allows it. In
+    a text that is cut into words already (split "whitespace"), words stay as they are, and may be `<unk>`.
 
     Raises:
         VocabularyError: the text has fewer different words than asked for.
     """
-    tokenizer = Tokenizer(WordLevel(unk_token=UNK))
-    tokenizer.normalizer = Normalizers([NFC(), *(Replace(Regex(pattern), to) for pattern, to in REPLACEMENTS)])
-    tokenizer.pre_tokenizer = Split(Regex(TOKEN), behavior="removed", invert=True)
-    trainer = WordLevelTrainer(vocab_size=vocab_size, special_tokens=[EOS, UNK], show_progress=False)
-    tokenizer.train_from_iterator(paragraphs, trainer)
+    tokenizer = _of_words(paragraphs, vocab_size) if split == "whitespace" else _of_text(paragraphs, vocab_size)
     found = tokenizer.get_vocab_size()
     if found < vocab_size and not fewer:
         raise VocabularyError(
             f"a vocabulary of {vocab_size} is asked for, but the text supports only {found}: "
             f"give --vocab-size {found} or less, or more text"
         )
+    return tokenizer
+
+
+def _of_text(paragraphs: Iterable[str], vocab_size: int) -> Tokenizer:
+    tokenizer = Tokenizer(WordLevel(unk_token=UNK))
+    tokenizer.normalizer = Normalizers([NFC(), *(Replace(Regex(pattern), to) for pattern, to in REPLACEMENTS)])
+    tokenizer.pre_tokenizer = PRE_TOKENIZERS["words"]
+    trainer = WordLevelTrainer(vocab_size=vocab_size, special_tokens=[EOS, UNK], show_progress=False)
+    tokenizer.train_from_iterator(paragraphs, trainer)
+    return tokenizer
+
+
+def _of_words(paragraphs: Iterable[str], vocab_size: int) -> Tokenizer:
+    counts = Counter(word for paragraph in paragraphs for word in paragraph.split())
+    words = sorted(counts.keys() - {EOS, UNK}, key=lambda word: (-counts[word], word))
+    ids = {word: token_id for token_id, word in enumerate([EOS, UNK, *words][:vocab_size])}
+    tokenizer = Tokenizer(WordLevel(ids, unk_token=UNK))
+    tokenizer.pre_tokenizer = PRE_TOKENIZERS["whitespace"]
+    tokenizer.add_special_tokens([EOS, UNK])
     return tokenizer
 
 
@@ -57,11 +87,12 @@ def encode_stream(
     """
     eos = eos_id(tokenizer) if eos is None else eos
     between = [eos] if bos in (None, eos) else [eos, bos]
-    ids = between[-1:]
-    for encoding in tokenizer.encode_batch_fast(paragraphs, add_special_tokens=False):
-        ids += encoding.ids
-        ids += between
-    return np.asarray(ids if len(between) == 1 else ids[:-1], dtype=np.int64)
+    ids = [np.asarray(between[-1:], dtype=np.int64)]
+    for start in range(0, len(paragraphs), ENCODED):  # all encodings of a large text would take gigabytes
+        for encoding in tokenizer.encode_batch_fast(paragraphs[start : start + ENCODED], add_special_tokens=False):
+            ids.append(np.asarray(encoding.ids + between, dtype=np.int64))
+    stream = np.concatenate(ids)
+    return stream if len(between) == 1 else stream[:-1]
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
