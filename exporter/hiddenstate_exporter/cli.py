@@ -2,12 +2,13 @@
 
 import click
 
+from hiddenstate_exporter.commands.compare import compare
 from hiddenstate_exporter.commands.export import evaluate, export
 from hiddenstate_exporter.commands.import_model import import_
 from hiddenstate_exporter.commands.train_language_model import language_model
 from hiddenstate_exporter.commands.train_sentence_encoder import sentence_encoder
 
-__all__ = ["evaluate", "export", "import_", "train"]
+__all__ = ["compare", "evaluate", "export", "import_", "train"]
 
 
 @click.group("train")

@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional
 
 from architectures import STACKS
 from hiddenstate_exporter.graphs.stack_shape import Cell, Connections
-from hiddenstate_exporter.networks.dropout import LockedDropout, WordDropout
+from hiddenstate_exporter.networks.dropout import LockedDropout, WordDropout, drop_weights
 from hiddenstate_exporter.networks.language_model import LanguageModel, LanguageModelConfig
 from hiddenstate_exporter.networks.regularization import Regularization
 
@@ -64,6 +63,14 @@ def test_layer_by_layer_and_without_drop_it_computes_what_the_plain_stack_does(
     torch.testing.assert_close(one, two)
 
 
+def test_dropping_weights_keeps_their_mean() -> None:
+    torch.manual_seed(0)
+    dropped = drop_weights(torch.ones(300, 300), 0.25)
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.02)
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert dropped.max().item() == pytest.approx(4 / 3)
+
+
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_dropped_recurrent_weights_are_zero_in_all_steps_of_a_window(cell: Cell) -> None:
     model, reference = make(cell, dropout=0.0, weight_drop=0.5), make(cell, dropout=0.0)
@@ -73,7 +80,7 @@ def test_dropped_recurrent_weights_are_zero_in_all_steps_of_a_window(cell: Cell)
     with torch.no_grad():
         for layer in range(3):
             weight = getattr(reference.rnn, f"weight_hh_l{layer}")
-            weight.copy_(functional.dropout(weight, 0.5))
+            weight.copy_(drop_weights(weight, 0.5))
     torch.testing.assert_close(actual, reference.outputs(tokens())[0])
     torch.manual_seed(6)
     assert not torch.allclose(actual, model.outputs(tokens())[0])
@@ -85,7 +92,7 @@ def test_the_gradient_of_a_dropped_weight_is_zero_and_that_of_others_is_not() ->
     weight = model.rnn.get_parameter("weight_hh_l0")
     (gradient,) = torch.autograd.grad(model.outputs(tokens())[0].square().sum(), weight)
     torch.manual_seed(5)
-    kept = functional.dropout(torch.ones_like(weight), 0.5) > 0
+    kept = drop_weights(torch.ones_like(weight), 0.5) > 0
     assert torch.equal(gradient == 0, ~kept)
 
 

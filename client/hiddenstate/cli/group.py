@@ -28,6 +28,7 @@ _EXTRA_COMMANDS = {
     "keys": ExtraCommand("hiddenstate_server.security.keys_command", "server", "Make and revoke API keys."),
     "top": ExtraCommand("hiddenstate.cli.top", "top", "Watch what a server does."),
     "train": ExtraCommand("hiddenstate_exporter.cli", "exporter", "Train a model in PyTorch."),
+    "compare": ExtraCommand("hiddenstate_exporter.cli", "exporter", "Train several architectures, say which to take."),
     "export": ExtraCommand("hiddenstate_exporter.cli", "exporter", "Turn a trained checkpoint into a served model."),
     "import": ExtraCommand(
         "hiddenstate_exporter.cli", "exporter", "Turn a model from elsewhere into a served model.", "import_"

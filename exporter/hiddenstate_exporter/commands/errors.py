@@ -37,9 +37,9 @@ def take_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
     return kind(**{name: given[name] for name in names if name in given})
 
 
-def command_line(ctx: click.Context, leave_out: Sequence[str] = ()) -> str:
+def command_line(ctx: click.Context, leave_out: Sequence[str] = (), parent: Sequence[str] = ("train",)) -> str:
     """Returns the command that was given, in the order of its options, as a person would type it."""
-    words = ["hiddenstate", "train", ctx.command.name or ""]
+    words = ["hiddenstate", *parent, ctx.command.name or ""]
     for parameter in ctx.command.params:
         name = parameter.name or ""
         given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE

@@ -11,10 +11,10 @@ from typing import Final, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from hiddenstate_exporter.graphs.stack_shape import Cell, StackShape
+from hiddenstate_exporter.networks.dropout import drop_weights
 
 State = tuple[Tensor, ...]  # h, and c of an LSTM, each [num_layers * directions, batch, hidden_size]
 Sequences = TypeVar("Sequences", Tensor, PackedSequence)  # a Tensor is [batch, seq, width]
@@ -148,7 +148,7 @@ def _drop_and_advance(
     """Runs one layer of a module with some of its recurrent weights dropped."""
     assert isinstance(module, nn.RNNBase)
     weight_ih, weight_hh, bias_ih, bias_hh = module.all_weights[layer]
-    weights = [weight_ih, functional.dropout(weight_hh, weight_drop), bias_ih, bias_hh]
+    weights = [weight_ih, drop_weights(weight_hh, weight_drop), bias_ih, bias_hh]
     if state is None:
         parts = 2 if isinstance(module, nn.LSTM) else 1
         state = (x.new_zeros(1, x.shape[0], module.hidden_size),) * parts

@@ -32,9 +32,10 @@ class Top:
 class OnnxLanguageModel:
     """The two graphs of a language model in `folder`; `graphs` names their files."""
 
-    def __init__(self, folder: Path, graphs: Mapping[str, str]) -> None:
-        self._recurrent = open_session(folder / graphs["recurrent"])
-        self._head = open_session(folder / graphs["head"])
+    def __init__(self, folder: Path, graphs: Mapping[str, str], *, threads: int = 0) -> None:
+        """Loads them; `threads` are those that a product uses, 0 for as many as ONNX Runtime likes."""
+        self._recurrent = open_session(folder / graphs["recurrent"], threads=threads)
+        self._head = open_session(folder / graphs["head"], threads=threads)
         self.state_size: int = next(i.shape[1] for i in self._recurrent.get_inputs() if i.name == "state")
 
     def advance(self, tokens: IdArray, lengths: LengthArray, state: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -75,7 +76,7 @@ class OnnxSentenceEncoder:
         return embeddings
 
 
-def open_session(path: Path) -> onnxruntime.InferenceSession:
+def open_session(path: Path, *, threads: int = 0) -> onnxruntime.InferenceSession:
     """Loads a graph.
 
     Raises:
@@ -85,6 +86,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
         onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; they are raised as well
+    options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=[PROVIDER])
     except Exception as error:  # ONNX Runtime's own classes share no base but Exception

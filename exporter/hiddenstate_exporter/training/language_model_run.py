@@ -29,10 +29,11 @@ def run(
     command: str = "",
     echo: Callable[[str], None] = print,
     texts: Texts | None = None,
+    next_step: bool = True,
 ) -> Outcome:
     """Does what `hiddenstate train language-model` says; unless interrupted, `best.pt` carries its test scores.
 
-    `texts` are those of `config.data`, where they have been read already.
+    `texts` are those of `config.data`, where they have been read already; `next_step` tells how to publish the result.
 
     Raises:
         ValueError: the data, an option or the run folder is wrong; the message says which and why.
@@ -63,7 +64,8 @@ def run(
     echo(_describe(outcome))
     if outcome.ending != "interrupted":
         echo(_describe_scores(measure(outcome.best_path, texts.test)))
-        echo(f"publish it with: hiddenstate export {outcome.best_path} --to models/")
+        if next_step:
+            echo(f"publish it with: hiddenstate export {outcome.best_path} --to models/")
     return outcome
 
 

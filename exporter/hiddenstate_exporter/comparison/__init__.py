@@ -1,0 +1,1 @@
+"""Trains several architectures under one budget and says which to take."""

@@ -1,0 +1,116 @@
+"""Trains the contenders one after another, publishes each, and sets their numbers side by side."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from hiddenstate_exporter.comparison.contender import Contender
+from hiddenstate_exporter.comparison.result import Result
+from hiddenstate_exporter.comparison.serving_time import serving_times
+from hiddenstate_exporter.publishing.export import ExportOptions, export
+from hiddenstate_exporter.training import language_model_run
+from hiddenstate_exporter.training.checkpoint import load_checkpoint
+from hiddenstate_exporter.training.curves import read_log
+from hiddenstate_exporter.training.run_config import LanguageModelRun
+from hiddenstate_exporter.training.run_dir import RunDir, TrainingError
+from hiddenstate_exporter.training.texts import Texts
+from hiddenstate_server.bundle import VariantName
+
+Echo = Callable[[str], None]
+
+FP32: tuple[VariantName, ...] = ("fp32",)
+
+
+class Interrupted(Exception):  # noqa: N818  # no error
+    """Ctrl-C ended a training; what was done is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Where a comparison lies: `runs/NAME-SEED`, `models/NAME/1`, results.json, comparison.png."""
+
+    path: Path
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def picture(self) -> Path:
+        return self.path / "comparison.png"
+
+    def run(self, contender: Contender, seed: int) -> Path:
+        return self.path / "runs" / f"{contender.name}-{seed}"
+
+    def bundle(self, contender: Contender) -> Path:
+        return self.path / "models" / contender.name / "1"
+
+
+def compare(
+    contenders: Sequence[Contender], texts: Texts, folder: Folder, *, seeds: int, resume: bool, command: str, echo: Echo
+) -> list[Result]:
+    """Trains, publishes and measures the contenders.
+
+    With `resume`, what a comparison in the same folder has done already is taken over, and a training that was broken
+    off goes on.
+
+    Raises:
+        TrainingError: the folder holds a comparison and `resume` is off, or a training could not go on.
+        Interrupted: Ctrl-C.
+    """
+    if folder.path.exists() and any(folder.path.iterdir()) and not resume:
+        raise TrainingError(f"{folder.path}: is not empty; continue with --resume or name another folder")
+    results = []
+    for number, contender in enumerate(contenders):
+        width = contender.run.model.hidden_size
+        echo(
+            f"{number + 1} of {len(contenders)}: {contender.name}, {contender.run.model.num_layers}x{width}, "
+            f"{contender.parameters:,} parameters"
+        )
+        for seed in range(seeds):
+            _train(contender, texts, folder.run(contender, seed), seed, command, echo)
+        if not folder.bundle(contender).exists():
+            options = ExportOptions(to=folder.path / "models", name=contender.name, version="1", variants=FP32)
+            export(RunDir(folder.run(contender, 0)).best, options)
+        results.append(_result(contender, folder, seeds))
+    times = serving_times([folder.bundle(contender) for contender in contenders])
+    results = [
+        msgspec.structs.replace(result, ms_per_token=times[folder.bundle(contender)])
+        for contender, result in zip(contenders, results, strict=True)
+    ]
+    folder.results.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
+    return results
+
+
+def _train(contender: Contender, texts: Texts, run_dir: Path, seed: int, command: str, echo: Echo) -> None:
+    files = RunDir(run_dir)
+    if files.best.exists() and "top1_accuracy" in load_checkpoint(files.best).metrics:
+        echo(f"{run_dir.name}: is trained already")
+        return
+    config: LanguageModelRun = msgspec.structs.replace(
+        contender.run, training=msgspec.structs.replace(contender.run.training, seed=seed)
+    )
+    outcome = language_model_run.run(
+        config, run_dir, resume=files.last.exists(), command=command, echo=echo, texts=texts, next_step=False
+    )
+    if outcome.ending == "interrupted":
+        raise Interrupted
+
+
+def _result(contender: Contender, folder: Folder, seeds: int) -> Result:
+    checkpoints = [load_checkpoint(RunDir(folder.run(contender, seed)).best) for seed in range(seeds)]
+    log = read_log(RunDir(folder.run(contender, 0)).log)
+    return Result(
+        name=contender.name,
+        cell=contender.cell,
+        connections=contender.connections,
+        hidden_size=contender.run.model.hidden_size,
+        parameters=contender.parameters,
+        perplexities=[checkpoint.metrics["perplexity"] for checkpoint in checkpoints],
+        tokens_per_s=log[-1]["tokens_per_s"],
+        epochs=log[-1]["epoch"],
+        seconds=log[-1]["seconds"],
+        bundle_bytes=sum(path.stat().st_size for path in folder.bundle(contender).iterdir()),
+    )

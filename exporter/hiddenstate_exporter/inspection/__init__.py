@@ -1,0 +1,1 @@
+"""Pictures of what goes on inside of recurrent layers, with their numbers."""

@@ -1,0 +1,179 @@
+"""`hiddenstate compare`: equal sizes, one table, a recommendation."""
+
+import json
+import random
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from hiddenstate_exporter.cli import compare
+from hiddenstate_exporter.comparison import result
+from hiddenstate_exporter.comparison.contender import make_contenders
+from hiddenstate_exporter.comparison.recommendation import recommend
+from hiddenstate_exporter.networks.language_model import LanguageModel
+from hiddenstate_exporter.publishing.checkpoint_model import count_parameters
+from hiddenstate_exporter.training.language_model_run import network_config
+from hiddenstate_exporter.training.language_model_task import LanguageModelTask
+from hiddenstate_exporter.training.run_config import LanguageModelRun, make_run
+from hiddenstate_server.bundle import load_bundle
+
+SMALL = {
+    "data": {"sources": ["a.txt"]},
+    "model": {"embedding_size": 16, "hidden_size": 24, "num_layers": 2},
+    "batches": {"batch_size": 4, "bptt": 8},
+}
+
+
+def make_row(name: str, perplexity: float, ms_per_token: float = 1.0, **changes: Any) -> result.Result:
+    cell, _, connections = name.partition("-")
+    fields: dict[str, Any] = {
+        "cell": cell,
+        "connections": connections or "none",
+        "hidden_size": 8,
+        "parameters": 1000,
+        "perplexities": [perplexity],
+        "tokens_per_s": 1.0,
+        "epochs": 1.0,
+        "seconds": 1.0,
+        "bundle_bytes": 1,
+    }
+    return result.Result(name=name, ms_per_token=ms_per_token, **(fields | changes))
+
+
+def test_widths_are_solved_for_so_that_all_have_the_same_number_of_parameters() -> None:
+    run = make_run(LanguageModelRun, SMALL, "here")
+    contenders = make_contenders(run, ["rnn", "lstm", "gru"], ["none", "dense"], vocab_size=500)
+    assert [c.name for c in contenders] == ["rnn", "lstm", "gru", "rnn-dense", "lstm-dense", "gru-dense"]
+    assert contenders[1].run.model.hidden_size == 24
+    assert contenders[0].run.model.hidden_size > contenders[2].run.model.hidden_size > 24
+    for contender in contenders:
+        counted = count_parameters(LanguageModel(network_config(contender.run, vocab_size=500)))
+        assert counted == contender.parameters == pytest.approx(contenders[1].parameters, rel=0.02)
+
+
+def test_a_size_that_the_embedding_alone_exceeds_is_refused() -> None:
+    run = make_run(LanguageModelRun, SMALL, "here")
+    with pytest.raises(ValueError, match="lstm with none connections: no width gives 4,000 parameters"):
+        make_contenders(run, ["lstm"], ["none"], vocab_size=500, parameters=4000)
+
+
+@pytest.mark.parametrize(
+    ("rows", "name", "reason"),
+    [
+        ([("lstm", 100.0), ("gru", 100.5)], "lstm", "the default"),
+        ([("lstm", 100.0), ("gru", 100.5, 0.8)], "gru", "as good as lstm within noise (1.0%), and 20% faster to serve"),
+        ([("lstm", 100.0), ("gru", 103.0, 0.8)], "lstm", "the default"),
+        ([("lstm", 100.0), ("gru", 95.0, 1.5)], "gru", "its perplexity is 5.0% lower than that of lstm"),
+        ([("rnn", 99.5, 0.1), ("lstm", 100.0)], "lstm", "the default"),
+        (
+            [("lstm", 100.0), ("lstm-residual", 90.0), ("gru-residual", 90.1, 0.5)],
+            "gru-residual",
+            "as good as lstm-res",
+        ),
+        ([("rnn", 120.0), ("gru", 100.0)], "gru", "no plain LSTM was compared"),
+    ],
+)
+def test_the_lstm_is_taken_unless_another_is_better_or_a_gru_as_good_and_cheaper(
+    rows: list[Any], name: str, reason: str
+) -> None:
+    recommendation = recommend([make_row(*row) for row in rows])
+    assert recommendation.name == name
+    assert reason in recommendation.reason
+
+
+def test_seeds_that_differ_much_make_noise_larger() -> None:
+    noisy = [
+        make_row("lstm", 0, perplexities=[90.0, 110.0]),
+        make_row("gru", 0, perplexities=[85.0, 105.0]),
+    ]
+    assert recommend(noisy).name == "lstm"
+    assert recommend([make_row("lstm", 100.0), make_row("gru", 95.0)]).name == "gru"
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    dice = random.Random(4)
+    lines = [" ".join(dice.choice("abcdefgh") * 2 for _ in range(8)) for _ in range(300)]
+    path = tmp_path / "book.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def invoke(book: Path, out: Path, *options: str) -> Result:
+    sizes = ["model.embedding_size=8", "model.hidden_size=8", "model.num_layers=1", "batches.batch_size=4"]
+    settings = [word for setting in [*sizes, "batches.bptt=8", "training.threads=1"] for word in ("--set", setting)]
+    arguments = ["--data", str(book), "--out", str(out), "--max-tokens", "640", *settings, *options]
+    return CliRunner().invoke(compare, arguments, prog_name="hiddenstate compare")
+
+
+def test_each_contender_is_trained_published_timed_and_put_into_the_table(book: Path, tmp_path: Path) -> None:
+    done = invoke(book, tmp_path / "out", "--cells", "lstm,gru", "--seeds", "2")
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["name"] for row in rows] == ["lstm", "gru"]
+    for row in rows:
+        bundle = load_bundle(tmp_path / "out" / "models" / row["name"] / "1")
+        assert bundle.parameters == row["parameters"]
+        assert bundle.training.config["model"]["hidden_size"] == row["hidden_size"]
+        assert bundle.training.config["training"]["max_tokens"] == 640
+        assert bundle.training.command.startswith("hiddenstate compare --data ")
+        assert len(row["perplexities"]) == 2
+        assert row["perplexities"][0] != row["perplexities"][1]
+        assert row["ms_per_token"] > 0
+        assert row["bundle_bytes"] > 1000
+    assert re.search(r"^ +(lstm|gru) \* +\d+", done.output, re.MULTILINE)
+    assert re.search(r"^take (lstm|gru): ", done.output, re.MULTILINE)
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_comparison_that_was_broken_off_goes_on_and_trains_nothing_twice(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = 0
+    compute = LanguageModelTask.loss
+
+    def interrupting(self: LanguageModelTask, batch: Any) -> Any:
+        nonlocal losses
+        losses += 1
+        if losses == 25:  # within the second training of 20 steps
+            signal.raise_signal(signal.SIGINT)
+        return compute(self, batch)
+
+    monkeypatch.setattr(LanguageModelTask, "loss", interrupting)
+    broken = invoke(book, tmp_path / "out", "--cells", "lstm,gru")
+    assert broken.exit_code == 130, broken.output
+    assert "the same command with --resume continues" in broken.output
+    refused = invoke(book, tmp_path / "out", "--cells", "lstm,gru")
+    assert refused.exit_code == 1
+    assert "is not empty; continue with --resume" in refused.output
+    done = invoke(book, tmp_path / "out", "--cells", "lstm,gru", "--resume")
+    assert done.exit_code == 0, done.output
+    assert "lstm-0: is trained already" in done.output
+    assert losses == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "reason"),
+    [
+        (["--cells", "lstm,qrnn"], 2, "'qrnn' is none of rnn, lstm, gru"),
+        (["--cells", "gru,gru"], 2, "names one twice"),
+        (["--set", "model.hiden_size=3"], 1, "model.hiden_size: no such key; is hidden_size meant?"),
+        (["--parameters", "20"], 1, "no width gives 20 parameters"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    book: Path, tmp_path: Path, options: list[str], code: int, reason: str
+) -> None:
+    refused = invoke(book, tmp_path / "out", *options)
+    assert refused.exit_code == code
+    assert reason in refused.output
+
+
+def test_a_budget_has_to_be_given(book: Path, tmp_path: Path) -> None:
+    refused = CliRunner().invoke(compare, ["--data", str(book), "--out", str(tmp_path / "out")])
+    assert refused.exit_code == 2
+    assert "give the budget of each training: --max-minutes or --max-tokens" in refused.output
