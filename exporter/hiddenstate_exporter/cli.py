@@ -5,10 +5,11 @@ import click
 from hiddenstate_exporter.commands.compare import compare
 from hiddenstate_exporter.commands.export import evaluate, export
 from hiddenstate_exporter.commands.import_model import import_
+from hiddenstate_exporter.commands.inspect import inspect
 from hiddenstate_exporter.commands.train_language_model import language_model
 from hiddenstate_exporter.commands.train_sentence_encoder import sentence_encoder
 
-__all__ = ["compare", "evaluate", "export", "import_", "train"]
+__all__ = ["compare", "evaluate", "export", "import_", "inspect", "train"]
 
 
 @click.group("train")

@@ -29,6 +29,7 @@ _EXTRA_COMMANDS = {
     "top": ExtraCommand("hiddenstate.cli.top", "top", "Watch what a server does."),
     "train": ExtraCommand("hiddenstate_exporter.cli", "exporter", "Train a model in PyTorch."),
     "compare": ExtraCommand("hiddenstate_exporter.cli", "exporter", "Train several architectures, say which to take."),
+    "inspect": ExtraCommand("hiddenstate_exporter.cli", "exporter", "Look into recurrent layers: gradients and gates."),
     "export": ExtraCommand("hiddenstate_exporter.cli", "exporter", "Turn a trained checkpoint into a served model."),
     "import": ExtraCommand(
         "hiddenstate_exporter.cli", "exporter", "Turn a model from elsewhere into a served model.", "import_"

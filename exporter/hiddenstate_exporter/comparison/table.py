@@ -24,7 +24,8 @@ TAKEN, OTHER, EDGE = "#2166ac", "#b8c4d0", "#d6604d"
 
 def make_table(results: Sequence[Result], recommendation: Recommendation) -> Table:
     """Makes the table for a terminal; the one to take is marked."""
-    table = Table("", "width", *(title for title, *_ in COLUMNS), "epochs", caption="* take this", box=SIMPLE)
+    titles = ("ppl", "train tok/s", "ms/token", "MB", "params, M")
+    table = Table("", "width", *titles, "epochs", caption="* take this", box=SIMPLE)
     for column in table.columns[1:]:
         column.justify = "right"
     for result in results:
