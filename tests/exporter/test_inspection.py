@@ -23,13 +23,14 @@ from hiddenstate_exporter.networks.language_model import LanguageModel, Language
 from hiddenstate_exporter.networks.stack import advance
 from hiddenstate_exporter.publishing.checkpoint_model import language_model_of, round_model, sentence_encoder_of
 from hiddenstate_exporter.publishing.export import ExportOptions, export
-from hiddenstate_server.bundle import load_bundle
+from hiddenstate_server.bundle import VariantName, load_bundle
 
+FP32: tuple[VariantName, ...] = ("fp32",)
 SENTENCE = "I would like to thank the car"
 
 
 def published(tmp_path: Path, checkpoint: Any) -> Path:
-    return export(saved(checkpoint, tmp_path), ExportOptions(to=tmp_path / "models", variants=("fp32",)))
+    return export(saved(checkpoint, tmp_path), ExportOptions(to=tmp_path / "models", variants=FP32))
 
 
 def run(*arguments: object) -> Result:
@@ -106,7 +107,8 @@ def test_the_gates_of_an_lstm_are_those_that_pytorch_computes_with(tmp_path: Pat
     with torch.inference_mode():
         for position, word in enumerate(found.words):
             x = model.embedding(torch.tensor([vocabulary[word]]))
-            rows = x @ rnn.weight_ih_l0.T + rnn.bias_ih_l0 + h @ rnn.weight_hh_l0.T + rnn.bias_hh_l0
+            w_ih, w_hh, b_ih, b_hh = rnn.all_weights[0]
+            rows = x @ w_ih.T + b_ih + h @ w_hh.T + b_hh
             i, f, g, o = rows.chunk(4, dim=1)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             h = o.sigmoid() * c.tanh()

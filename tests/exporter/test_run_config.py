@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from hiddenstate_exporter.training.language_model_run import network_config
 from hiddenstate_exporter.training.run_config import (
     LanguageModelRun,
     RunConfigError,
@@ -105,3 +106,9 @@ def test_a_run_comes_back_as_it_was_written(tmp_path: Path) -> None:
     )
     write_tables(tmp_path / "config.toml", to_tables(run))
     assert make_run(LanguageModelRun, read_tables(tmp_path / "config.toml"), "config.toml") == run
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "exporter" / "recipes").glob("*.toml")))
+def test_every_recipe_is_a_run(path: Path) -> None:
+    run = make_run(LanguageModelRun, read_tables(path), path.name)
+    assert network_config(run, vocab_size=10_000).tied

@@ -27,6 +27,9 @@ def clear_errors(function: Callable[P, R]) -> Callable[P, R]:
             raise click.ClickException(f"{error}; install it with: pip install 'hiddenstate[exporter]'") from error
         except (ValueError, OSError) as error:
             raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted; what was saved before is whole, and nothing half-written is left", err=True)
+            click.get_current_context().exit(EXIT_INTERRUPTED)
 
     return wrapper
 

@@ -73,7 +73,7 @@ def _draw_flows(flows: Sequence[Flow], title: str, path: Path) -> None:
         axes.set_xlim(0, end)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel("distance k: tokens back from the one whose loss it is", fontsize=9)
+        axes.set_xlabel("distance k, in tokens back", fontsize=9)
     near.set_ylabel("norm of the gradient at that token")
     near.set_title("near: what the depth of the stack does", fontsize=10)
     far.set_title("far: what time does", fontsize=10)
