@@ -97,6 +97,20 @@ def filling_model(folder: Path, *, name: str = "filling") -> Path:
     return _write(folder, name, "1", nodes, [_port("x", "INT64", shape)], [_port("y", "INT64", shape)], [axes, length])
 
 
+def endless_model(folder: Path, *, name: str = "endless", version: str = "1") -> Path:
+    """Writes a model that takes as good as for ever, whatever its `x` [batch, 4] is."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on_in"], ["on_out"]), helper.make_node("Identity", ["before"], ["after"])],
+        "step",
+        [_port("step", "INT64", []), _port("on_in", "BOOL", []), _port("before", "FP32", None)],
+        [_port("on_out", "BOOL", []), _port("after", "FP32", None)],
+    )
+    constants = [numpy_helper.from_array(np.array(True), "on"), numpy_helper.from_array(np.array(2**62), "steps")]
+    nodes = [helper.make_node("Loop", ["steps", "on", "x"], ["y"], body=body)]
+    shape = ["batch", 4]
+    return _write(folder, name, version, nodes, [_port("x", "FP32", shape)], [_port("y", "FP32", shape)], constants)
+
+
 def _port(name: str, datatype: str, shape: Sequence[object] | None) -> Any:
     return helper.make_tensor_value_info(name, ELEMENTS[datatype], shape)
 

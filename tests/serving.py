@@ -45,8 +45,9 @@ class Wire:
 
 @asynccontextmanager
 async def serving(models: Path, **settings: Any) -> AsyncIterator[Wire]:
-    """Serves a folder of models on a free port."""
-    server = await Server.start(Settings.of(models=models, listen="127.0.0.1:0", metrics="off", **settings))
+    """Serves a folder of models on a free port. No model is tried in a process of its own, unless that is asked for."""
+    settings = {"trial_timeout_s": 0, "listen": "127.0.0.1:0", "metrics": "off", **settings}
+    server = await Server.start(Settings.of(models=models, **settings))
     try:
         async with grpc.aio.insecure_channel(str(server.address)) as channel:
             yield Wire(server, channel)

@@ -15,6 +15,7 @@ from hiddenstate_server.errors import ConfigError
 
 KIB = 1024
 MIB = 1024 * KIB
+GIB = 1024 * MIB
 
 Group = Literal["Serving", "Security", "Model execution", "Limits", "Logging", "Traces"]  # in the order of the help
 T = TypeVar("T")
@@ -105,6 +106,22 @@ class EngineSettings:
         "Memory for models, counted by the size of their files. 0 sets no limit.",
         maximum=2**50,
         is_bytes=True,
+    )
+    max_tensor_memory: int = setting(
+        4 * GIB,
+        "Model execution",
+        "Memory that runs of ONNX models take together, their outputs included; a call that needs more is refused. 0 "
+        "sets no limit.",
+        maximum=2**50,
+        is_bytes=True,
+    )
+    trial_timeout_s: float = setting(
+        60.0,
+        "Model execution",
+        "How long a model may take to load in a process of its own, which ends in the server's place where it crashes, "
+        "hangs or eats memory, in seconds. 0: no model is tried so.",
+        metavar="SECONDS",
+        maximum=86_400,
     )
     unload_timeout_s: float = setting(
         60.0,

@@ -30,6 +30,7 @@ RefusalReason = Literal[
     "too_many_calls",
     "too_many_contexts",  # on one stream
     "sequence_memory",
+    "tensor_memory",
     "overloaded",  # for another reason
     "draining",
 ]

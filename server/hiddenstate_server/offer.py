@@ -8,6 +8,8 @@ from hiddenstate_server.sentence_encoder import SentenceEncoder
 
 def offer(repository: Repository) -> Offer:
     """Names the models, and a command that shows one."""
+    if not repository.models():
+        return Offer(models=f"no model yet, as {repository.source} is empty,", command="models", model_option="")
     example = _example_model(repository)
     return Offer(
         models=", ".join(f"{model.name} {model.version}" for model in repository.models()),

@@ -1,6 +1,7 @@
 """Chooses the ONNX Runtime execution provider and makes inference sessions."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -42,8 +43,10 @@ def choose_provider(wanted: ProviderName, probe: Path) -> Provider:
     raise ConfigError(f"--provider {wanted}: {problem}; use --provider cpu, or auto to take what works")
 
 
-def make_session(path: Path, provider: Provider, threads: int) -> onnxruntime.InferenceSession:
-    """Loads a graph with `threads` intra-op threads (0 lets this module choose).
+def make_session(
+    path: Path, provider: Provider, threads: int, entries: Mapping[str, str] | None = None
+) -> onnxruntime.InferenceSession:
+    """Loads a graph with `threads` intra-op threads (0 lets this module choose) and more entries of ONNX Runtime's.
 
     Raises:
         BundleError: ONNX Runtime cannot load the graph.
@@ -52,11 +55,13 @@ def make_session(path: Path, provider: Provider, threads: int) -> onnxruntime.In
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Spinning pools of several sessions on shared cores starve each other and the event loop.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in {"session.intra_op.allow_spinning": "0", **(entries or {})}.items():
+        options.add_session_config_entry(key, value)
     options.log_severity_level = 3
     providers = [provider.name] if provider.name == CPU else [provider.name, CPU]
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        # Its fallback would load what has failed once more, and print that to stdout.
+        return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises classes of its own, without a common base
         raise BundleError(
             f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {_one_line(error)}"

@@ -34,7 +34,6 @@ from hiddenstate_server.listening import check_can_listen
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.model_service import ModelService
 from hiddenstate_server.repository import Repository
-from hiddenstate_server.repository.repository import SOURCE_NAME
 from hiddenstate_server.repository.source import open_source
 from hiddenstate_server.repository.watching import watch
 from hiddenstate_server.security.access import Access
@@ -178,7 +177,8 @@ class Server:
         engine = settings.engine
         if self._shares_port:  # a call reaches one process, and the others would go on otherwise
             engine = dataclasses.replace(engine, repository_calls="off")
-        return Repository.open(source, settings=engine, metrics=self.metrics, loop=loop)
+        may_be_filled = settings.watch_models != "off" or engine.repository_calls == "on"
+        return Repository.open(source, settings=engine, metrics=self.metrics, loop=loop, may_be_empty=may_be_filled)
 
     def _watch(self) -> None:
         how, interval_s = self._settings.watch_models, self._settings.poll_interval_s
@@ -237,8 +237,8 @@ class Server:
         inference = InferenceService(repository, models, settings=settings, running=running, metrics=calls)
         add_GRPCInferenceServiceServicer_to_server(inference, self._rpc)
         add_unsupported(self._rpc)
-        self._health = await add_health(self._rpc, (*SERVICES, SOURCE_NAME, *repository.names()))
-        repository.listen(ModelHealth(self._health))
+        self._health = await add_health(self._rpc, SERVICES, repository.names())
+        repository.listen(ModelHealth(self._health, () if repository.names() else SERVICES))
         others = [HEALTH_SERVICE, reflection.SERVICE_NAME]
         if settings.channelz == "on":
             add_channelz(self._rpc)

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-from hiddenstate_server.errors import BundleError
+from hiddenstate_server.errors import BundleError, InvalidRequestError
 
 TokenArray = NDArray[np.int64]
 
 _A_WORD = 32  # characters
+_UNKNOWN = "\U00100000 \U0010fffd"  # characters for private use, of which no vocabulary has a word
 _WORDS_KEPT = 2**14  # a few MiB
 
 
@@ -38,9 +39,14 @@ class Tokenizer:
             BundleError: the file is not a tokenizer.
         """
         try:
-            return cls(HuggingFaceTokenizer.from_file(str(path)))
-        except Exception as error:  # tokenizers raises plain Exception
-            raise BundleError(f"{path}: is not a tokenizer file: {error}") from None
+            tokenizer = cls(HuggingFaceTokenizer.from_file(str(path)))
+        except BaseException as error:
+            raise BundleError(f"{path}: is not a tokenizer file: {_reason(error)}") from None
+        try:
+            tokenizer.encode_batch([_UNKNOWN])
+        except InvalidRequestError as error:
+            raise BundleError(f"{path}: cannot take every text: {error}") from None
+        return tokenizer
 
     @property
     def vocab_size(self) -> int:
@@ -48,20 +54,34 @@ class Tokenizer:
         return len(self.words)
 
     def encode(self, text: str) -> TokenArray:
-        """Returns the token ids of a text, [seq], not to be changed; lets other threads run meanwhile."""
+        """Returns the token ids of a text, [seq], not to be changed; lets other threads run meanwhile.
+
+        Raises:
+            InvalidRequestError: the tokenizer cannot take the text.
+        """
         if len(text) <= _A_WORD:
             return self._encode_word(text)
         # As a batch of one, since the tokenizer's own `encode` keeps the GIL: seconds for a text of megabytes.
         return np.array(self.encode_batch([text])[0], dtype=np.int64)
 
     def _encode_anew(self, text: str) -> TokenArray:
-        tokens = np.array(self._tokenizer.encode(text).ids, dtype=np.int64)
+        try:
+            tokens = np.array(self._tokenizer.encode(text).ids, dtype=np.int64)
+        except BaseException as error:
+            raise _refusal(error) from None
         tokens.flags.writeable = False
         return tokens
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the token ids of each text; lets other threads run meanwhile."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        """Returns the token ids of each text; lets other threads run meanwhile.
+
+        Raises:
+            InvalidRequestError: the tokenizer cannot take one of them.
+        """
+        try:
+            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        except BaseException as error:
+            raise _refusal(error) from None
 
     def cut(self, tokens: list[int], limit: int) -> list[int]:
         """Returns at most `limit` of a text's tokens: its beginning, and the marks that end every text."""
@@ -97,6 +117,17 @@ def word_ranks(words: Sequence[str], special_token_ids: Iterable[int]) -> TokenA
     ranks = np.full(len(words), -1, dtype=np.int64)
     ranks[[token_id for _, token_id in order]] = np.arange(len(order))
     return ranks
+
+
+def _refusal(error: BaseException) -> InvalidRequestError:
+    return InvalidRequestError(f"the model's tokenizer cannot take this text: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    """Says what went wrong in tokenizers, which raises plain Exception, and what is none where it panics."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        raise error
+    return " ".join(str(error).split())
 
 
 def _end_marks(tokenizer: HuggingFaceTokenizer, words: Sequence[str]) -> list[int]:

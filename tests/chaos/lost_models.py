@@ -37,7 +37,7 @@ def lose(models: Path) -> str:
             assert client.predict("I").candidates
         assert not is_readable(server)
         assert is_serving(server, "")  # a balancer shall not take it away
-        reason = f"--models {models}: cannot be read: No such file or directory"
+        reason = "the repository: cannot be read: No such file or directory"  # not where that is
         assert index(server) == {"tiny-lm": f"READY: goes on as it was loaded: {reason}"}
         elsewhere.rename(models)
         lines = server.logged_until(f"--models {models}: can be read again")

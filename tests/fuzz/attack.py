@@ -4,7 +4,6 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
@@ -13,11 +12,10 @@ import numpy as np
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
+from fuzz.findings import Findings
 from fuzz.messages import Drawing
 from hiddenstate.v1 import language_model_pb2 as lm
 from hiddenstate.v1 import model_pb2, sentence_encoder_pb2
-from hiddenstate_server.bundle import BUNDLE_FILE, load_bundle
-from hiddenstate_server.errors import BundleError
 from hiddenstate_server.inference import open_inference_pb2 as oip
 from serving import Wire
 from tensor_requests import request, step
@@ -45,13 +43,6 @@ class Method(NamedTuple):
     path: str
     descriptor: Any
     seeds: Sequence[Message]
-
-
-class Findings(NamedTuple):
-    """What was sent, how it was answered, and what should not have been."""
-
-    codes: Counter[str]
-    faults: list[str]
 
 
 async def attack_calls(wire: Wire, *, count: int, seed: int) -> Findings:
@@ -89,26 +80,6 @@ async def attack_frames(wire: Wire, *, count: int, seed: int) -> None:
     random = Random(seed)
     for _ in range(count):
         await asyncio.to_thread(_send_frames, wire.server.address, [_frame(random) for _ in range(8)], random.random())
-
-
-def attack_bundles(folder: Path, *, count: int, seed: int) -> None:
-    """Damages the description of a bundle so many times, and reads it.
-
-    Raises:
-        Exception: any but BundleError.
-    """
-    path = folder / BUNDLE_FILE
-    good = path.read_bytes()
-    drawing = Drawing(Random(seed), ())
-    try:
-        for _ in range(count):
-            path.write_bytes(drawing.damaged(good))
-            try:
-                load_bundle(folder)
-            except BundleError:
-                continue
-    finally:
-        path.write_bytes(good)
 
 
 async def _send(channel: grpc.aio.Channel, method: Method, sent: Sequence[bytes], findings: Findings) -> None:

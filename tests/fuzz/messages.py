@@ -32,7 +32,7 @@ WORDS = (
 )
 WHOLE = (0, 1, 2, 3, 5, 16, -1, 100, 1000, 2**15, 2**31 - 1, -(2**31), 2**32 - 1, 2**63 - 1, -(2**63), 2**64 - 1)
 REAL = (0.0, 1.0, -1.0, 0.5, 1e-30, 1e38, float("inf"), float("-inf"), float("nan"))
-_BITS = {
+BITS = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
     FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
     FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
@@ -115,7 +115,7 @@ class Drawing:
             case FieldDescriptor.CPPTYPE_FLOAT | FieldDescriptor.CPPTYPE_DOUBLE:
                 return self.random.choice(REAL)
             case _:
-                low, high = _BITS[field.cpp_type]
+                low, high = BITS[field.cpp_type]
                 return max(low, min(high, self.random.choice(WHOLE)))
 
     def _blob(self) -> bytes:

@@ -91,6 +91,8 @@ def test_settings_come_from_flags_and_from_the_environment(served: list[Settings
         "metrics_tls": "true",
         "batch_timeout_s": "7.5",
         "max_memory": "3GiB",
+        "max_tensor_memory": "4MiB",
+        "trial_timeout_s": "9.5",
         "keepalive_s": "5.5",
         "keepalive_timeout_s": "6.5",
     }
@@ -161,6 +163,8 @@ def test_settings_come_from_flags_and_from_the_environment(served: list[Settings
                 max_top_k=18,
                 max_generated_tokens=19,
                 cache_bytes=1024,
+                max_tensor_memory=4 * 2**20,
+                trial_timeout_s=9.5,
             ),
         )
     ]

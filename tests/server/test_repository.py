@@ -63,11 +63,17 @@ async def test_without_a_name_several_models_are_ambiguous(tmp_path: Path) -> No
     repository.close()
 
 
-async def test_a_folder_without_models_is_refused(tmp_path: Path) -> None:
+async def test_an_empty_folder_is_refused_where_nobody_may_fill_it_and_so_is_one_with_other_things(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(ConfigError, match=r"--models .*: has no models"):
         load(tmp_path)
     with pytest.raises(ConfigError, match=r"--models .*: cannot be read: No such file"):
         load(tmp_path / "nowhere")
+    (tmp_path / "notes.txt").touch()
+    loop = asyncio.get_running_loop()
+    with pytest.raises(ConfigError, match=r"--models .*: has no models"):
+        Repository.open(tmp_path, settings=EngineSettings(), metrics=Metrics(), loop=loop, may_be_empty=True)
 
 
 async def test_a_variant_that_the_bundle_lacks_is_refused(models_dir: Path) -> None:

@@ -194,7 +194,7 @@ async def test_a_model_can_be_unloaded_and_loaded_by_call(opened: Opened) -> Non
 
 @pytest.mark.parametrize("method", ["load", "unload"])
 async def test_a_model_that_is_not_there_cannot_be_loaded_or_unloaded(opened: Opened, method: str) -> None:
-    with pytest.raises(ModelNotFoundError, match=r"model_name: there is no model 'nobody' in /"):
+    with pytest.raises(ModelNotFoundError, match=r"model_name: there is no model 'nobody' in the repository"):
         await getattr(opened.repository, method)("nobody")
 
 

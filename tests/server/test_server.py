@@ -144,6 +144,7 @@ async def test_a_host_that_does_not_exist_is_told_by_its_flag(models_dir: Path) 
 async def test_a_server_that_cannot_start_gives_its_ports_back(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
+    (tmp_path / "notes.txt").touch()
     with pytest.raises(ConfigError, match="no models"):
         await Server.start(Settings.of(models=tmp_path, listen="127.0.0.1:0", metrics=address))
     with socket.create_server(("127.0.0.1", int(address.split(":")[1]))):

@@ -1,5 +1,6 @@
 """Words sorted by their beginnings."""
 
+import json
 import sys
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundles import SPECIALS, WORDS, language_model_bundle
+from bundles import SPECIALS, WORDS, language_model_bundle, word_tokenizer
 from hiddenstate_server.errors import BundleError
 from hiddenstate_server.tokenizer import Tokenizer, WordIndex, word_ranks
 from marks import BEFORE, BEHIND, put_marks
@@ -36,6 +37,19 @@ def test_text_becomes_the_ids_of_its_words(models_dir: Path) -> None:
     assert [tokenizer.words[i] for i in ids] == ["the", "car", ",", "<unk>", "!"]
     assert tokenizer.encode_batch(["the car", "car"]) == [ids[:2].tolist(), ids[1:2].tolist()]
     assert tokenizer.words == [*SPECIALS, *WORDS]
+
+
+def test_a_tokenizer_that_panics_or_has_no_token_for_what_it_does_not_know_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    word_tokenizer(["<eos>", "the"]).save(str(path))
+    with pytest.raises(BundleError, match=r"tokenizer.json: cannot take every text: .*Missing .UNK. token"):
+        Tokenizer.from_file(path)
+    described = json.loads(path.read_text())
+    described["model"] = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}
+    described["model"]["continuing_subword_prefix"] = "##########"
+    path.write_text(json.dumps(described))
+    with pytest.raises(BundleError, match="is not a tokenizer file: "):
+        Tokenizer.from_file(path)
 
 
 def test_a_word_that_comes_again_has_the_ids_it_had_and_nobody_can_change_them(models_dir: Path) -> None:

@@ -22,6 +22,7 @@ from hiddenstate_server.inference.sequences import OVERHEAD_BYTES, Sequences
 from hiddenstate_server.inference.shape_queue import Call, ShapeQueue, fits
 from hiddenstate_server.inference.signature import Port, Signature, read_signature
 from hiddenstate_server.inference.statistics import Statistics
+from hiddenstate_server.inference.tensor_memory import session_entries
 from hiddenstate_server.inference.tensors import SequenceStep, Tensors, TensorSpec
 from hiddenstate_server.inference.trial import row_trial
 from hiddenstate_server.metrics import Metrics
@@ -109,7 +110,12 @@ class OnnxModel:
         config, path = load_config(folder), folder / ONNX_FILE
         external_files(path)
         provider = choose_provider(config.provider or settings.provider, path)
-        session = make_session(path, provider, settings.threads if config.threads is None else config.threads)
+        session = make_session(
+            path,
+            provider,
+            settings.threads if config.threads is None else config.threads,
+            session_entries(settings.max_tensor_memory),
+        )
         try:
             signature = read_signature(session.get_inputs(), session.get_outputs(), config)
             _check_room(signature, _max_bytes(config.sequences, settings))
@@ -118,6 +124,8 @@ class OnnxModel:
             _check_states(signature, batching)
         except BundleError as error:
             raise BundleError(f"{folder}: {error}") from None
+        except UnicodeDecodeError:
+            raise BundleError(f"{path}: the name of an input, an output or one of their axes is not UTF-8") from None
         rows = f"up to {batching.max_batch} rows go together" if batching.max_batch else "each call runs by itself"
         _log.info("%s %s: %s: %s", name, version, rows, batching.reason)
         return cls(

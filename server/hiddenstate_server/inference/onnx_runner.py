@@ -11,10 +11,11 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-from hiddenstate_server.errors import InvalidRequestError, ModelFailedError, ServingError
+from hiddenstate_server.errors import InvalidRequestError, ModelFailedError, OverloadedError, ServingError
 from hiddenstate_server.inference.shape_queue import Call
 from hiddenstate_server.inference.signature import Signature
 from hiddenstate_server.inference.statistics import RunTimes, Statistics
+from hiddenstate_server.inference.tensor_memory import is_exhausted
 from hiddenstate_server.inference.tensors import Tensors
 from hiddenstate_server.metrics import Metrics
 
@@ -132,6 +133,12 @@ def _error(error: Exception) -> ServingError:
     """Says whose fault it is: inputs fit in shape and type, so a value that a node refuses is the caller's."""
     if isinstance(error, ServingError):
         return error
+    if is_exhausted(error):
+        return OverloadedError(
+            "inputs: with their values and shapes the model needs more memory than it may have (--max-tensor-memory): "
+            "send fewer or smaller ones",
+            reason="tensor_memory",
+        )
     if isinstance(error, InvalidArgument) and (reason := _REASON.search(" ".join(str(error).split()))):
         return InvalidRequestError(f"inputs: the model cannot be run with their values: {reason[1]}")
     _log.error("a call failed", exc_info=error)

@@ -52,7 +52,7 @@ class InferenceService(GRPCInferenceServiceServicer):
     async def ServerReady(  # noqa: N802
         self, request: messages.ServerReadyRequest, context: Context
     ) -> messages.ServerReadyResponse:
-        return messages.ServerReadyResponse(ready=not self._running.draining)
+        return messages.ServerReadyResponse(ready=not self._running.draining and bool(self._repository.models()))
 
     async def ModelReady(  # noqa: N802
         self, request: messages.ModelReadyRequest, context: Context

@@ -78,7 +78,7 @@ def _lacks_axis(name: str, array: NDArray[Any], axis: int, rows: int) -> str | N
 
 def _differs(name: str, together: NDArray[Any], alone: Sequence[NDArray[Any]], axis: int) -> str | None:
     shapes = {array.shape for array in alone}
-    joined = np.concatenate(alone, axis) if len(shapes) == 1 else None
+    joined = np.concatenate(alone, axis) if len(shapes) == 1 and alone[0].ndim > axis else None
     if joined is None or joined.shape != together.shape:
         return f"output {name!r} has another shape for a row alone than beside others"
     tolerance = _TOLERANCES.get(together.dtype)

@@ -55,8 +55,8 @@ def _passing(ending: Collection[Version], loading: Collection[tuple[str, str]]) 
 
 def _known(name: str, state: ModelState, problem: str) -> Iterator[IndexEntry]:
     for version, failure in state.failures.items():
-        yield IndexEntry(name, version, "UNAVAILABLE", failure.reason)
+        yield IndexEntry(name, version, "UNAVAILABLE", failure.told)
     for version in state.versions:
         newer = state.failures.get(version)
         reason = f"goes on as it was loaded: {problem}" if problem else ""
-        yield IndexEntry(name, version, "READY", f"what lies there now is refused: {newer.reason}" if newer else reason)
+        yield IndexEntry(name, version, "READY", f"what lies there now is refused: {newer.told}" if newer else reason)

@@ -3,12 +3,15 @@
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
+from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import BundleError, ConfigError, ModelMemoryError, NoRoomError
 from hiddenstate_server.model_metrics import FailureReason, ModelMetrics
+from hiddenstate_server.repository import quarantine
 from hiddenstate_server.repository.catalog import Names
-from hiddenstate_server.repository.files import ModelFiles, VersionFiles
-from hiddenstate_server.repository.loader import Loader
+from hiddenstate_server.repository.files import ONNX_FILE, ModelFiles, VersionFiles
+from hiddenstate_server.repository.loader import Loader, Served
 from hiddenstate_server.repository.memory import MemoryBudget
 from hiddenstate_server.repository.policy import POLICY_FILE, Policy, plan
 from hiddenstate_server.repository.source import Source
@@ -21,6 +24,7 @@ class Failure:
 
     files: VersionFiles | None  # None for a problem of the folder as a whole
     error: Exception
+    places: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of this machine, and what callers call them
 
     @property
     def reason(self) -> str:
@@ -31,6 +35,14 @@ class Failure:
             where = f"{self.error.filename}: " if self.error.filename else ""
             return f"{where}cannot be read: {self.error.strerror or self.error}"
         return "could not be loaded; the server's log has the reason"
+
+    @property
+    def told(self) -> str:
+        """The reason in words for callers, who are not to learn where on this machine the files lie."""
+        reason = self.reason
+        for place, name in self.places.items():
+            reason = reason.replace(place, name)
+        return reason
 
     @property
     def kind(self) -> FailureReason:
@@ -61,12 +73,16 @@ class ModelState:
 class Loads:
     """Loads what a policy asks for, and keeps count."""
 
-    def __init__(self, source: Source, loader: Loader, budget: MemoryBudget, metrics: ModelMetrics) -> None:
+    def __init__(
+        self, source: Source, loader: Loader, budget: MemoryBudget, metrics: ModelMetrics, settings: EngineSettings
+    ) -> None:
         self.running: dict[tuple[str, str], None] = {}  # what is being loaded; read on the event loop
+        self.is_serving = False  # whether a model that ends the process would take callers with it
         self._source = source
         self._loader = loader
         self._budget = budget
         self._metrics = metrics
+        self._settings = settings
 
     def update(self, model: ModelFiles, now: ModelState, *, again: bool = False) -> ModelState:
         """Returns what is to be served from now on; `again` tries what failed before, even if it has not changed.
@@ -78,7 +94,7 @@ class Loads:
                 raise model.problem
             chosen = plan(model.policy, model.versions, f"{model.name}/{POLICY_FILE}")
         except (BundleError, ConfigError, OSError) as error:
-            return _refused(now, error)
+            return _refused(now, Failure(None, error, {str(self._source): "the repository"}))
         pass_ = _Pass(self._load, model, now, again)
         pass_.take(chosen.wanted)
         pass_.take_some(chosen.newest_first, chosen.enough)
@@ -91,19 +107,28 @@ class Loads:
         key = (files.name, files.version)
         self.running[key] = None
         started_at = time.monotonic()
+        places = {str(self._source): "the repository"}
         try:
             claim = self._budget.claim(files)
             try:
-                version = Version(self._loader.load(files, self._source.fetch(files)), files, claim)
+                folder = self._source.fetch(files)
+                places = {str(folder): f"{files.name}/{files.version}", **places}
+                version = Version(self._try_and_load(files, folder), files, claim)
             except BaseException:
                 self._budget.release(claim)
                 raise
         except Exception as error:  # whatever a folder holds must not end what is served
-            return Failure(files, error)
+            return Failure(files, error, places)
         finally:
             self.running.pop(key, None)
         self._metrics.loaded(*key, seconds=time.monotonic() - started_at)
         return version
+
+    def _try_and_load(self, files: VersionFiles, folder: Path) -> Served:
+        """Tries apart first what others made, and whatever comes while callers are served."""
+        if self._settings.trial_timeout_s and (self.is_serving or files.has(ONNX_FILE)):
+            quarantine.check(files, folder, self._settings)
+        return self._loader.load(files, folder)
 
 
 class _Pass:
@@ -158,8 +183,8 @@ class _Pass:
                 self.versions[version] = served
 
 
-def _refused(now: ModelState, error: Exception) -> ModelState:
-    failure, before = Failure(None, error), now.failures.get("")
+def _refused(now: ModelState, failure: Failure) -> ModelState:
+    before = now.failures.get("")
     if before and before.reason == failure.reason:
         failure = before
     return ModelState(versions=now.versions, names=now.names, failures={"": failure})
@@ -172,7 +197,7 @@ def _names(policy: Policy, versions: Mapping[str, Version], before: Names, failu
         if version in versions:
             labels[label] = version
             continue
-        missing[label] = f"version {version} {failures[version].reason}" if version in failures else version
+        missing[label] = f"version {version} {failures[version].told}" if version in failures else version
         if before.labels.get(label) in versions:
             labels[label] = before.labels[label]
     default = labels.get(policy.default, policy.default)

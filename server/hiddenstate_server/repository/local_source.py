@@ -29,6 +29,10 @@ class LocalSource:
         models = (self._read(folder) for folder in sorted(_folders(self.root)))
         return {model.name: model for model in models if model}
 
+    def is_empty(self) -> bool:
+        """Tells whether nothing lies there, as in a volume that is yet to be filled; hidden files aside."""
+        return all(path.name.startswith(".") or path.name == "lost+found" for path in self.root.iterdir())
+
     def fetch(self, files: VersionFiles) -> Path:
         """Returns the folder of a version."""
         return self.root / files.path

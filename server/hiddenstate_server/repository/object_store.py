@@ -82,6 +82,10 @@ class ObjectStore:
         models = (self._read(name, files) for name, files in sorted(self._by_model(found).items()))
         return {model.name: model for model in models if model}
 
+    def is_empty(self) -> bool:
+        """Tells no: a place without objects is not there, so one that was misspelt looks the same."""
+        return False
+
     def fetch(self, files: VersionFiles) -> Path:
         """Returns a local folder with these files, which it downloads unless it has them.
 

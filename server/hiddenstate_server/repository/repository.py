@@ -9,6 +9,7 @@ from typing import Any
 
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import (
+    BundleError,
     ConfigError,
     ModelLoadError,
     ModelMemoryError,
@@ -54,7 +55,7 @@ class Repository:
         self._unload_timeout_s = settings.unload_timeout_s
         self._metrics = metrics
         self._budget = MemoryBudget(settings.max_models_memory)
-        self._loads = Loads(source, loader, self._budget, metrics.models)
+        self._loads = Loads(source, loader, self._budget, metrics.models, settings)
         # With a limit on memory the order decides what is served, and two measurements at once are none.
         one_by_one = settings.max_models_memory or settings.autotune
         self._loads_at_start = 1 if one_by_one else min(_MOST_LOADS, settings.cores or available_cores())
@@ -78,8 +79,11 @@ class Repository:
         settings: EngineSettings,
         metrics: Metrics,
         loop: asyncio.AbstractEventLoop,
+        may_be_empty: bool = False,
     ) -> "Repository":
         """Loads what lies in a folder or another source. May run on any thread, before anything is served.
+
+        `may_be_empty` takes a folder with nothing in it for one that will be filled.
 
         Raises:
             BundleError: of a model, no version can be loaded.
@@ -88,7 +92,7 @@ class Repository:
         source = LocalSource(models) if isinstance(models, Path) else models
         repository = cls(source, settings, metrics, loop)
         try:
-            repository._start()
+            repository._start(may_be_empty)
         except BaseException:
             repository.close()
             raise
@@ -147,7 +151,7 @@ class Repository:
             ending=list(self._retiring),
             loading=tuple(self._loads.running),
             states=self._states,
-            problem=self._problem,
+            problem=self._told(self._problem),
         )
 
     async def load(self, name: str) -> None:
@@ -162,7 +166,7 @@ class Repository:
         async with self._one_at_a_time:
             model = (await self._scan()).get(name)
             if model is None:
-                raise ModelNotFoundError(f"model_name: there is no model {name[:64]!r} in {self.source}")
+                raise ModelNotFoundError(f"model_name: there is no model {name[:64]!r} in the repository")
             self._unloaded.discard(name)
             await self._update(model, again=True)
             if failures := self._states[name].failures:
@@ -178,7 +182,7 @@ class Repository:
         self._check_calls()
         async with self._one_at_a_time:
             if name not in self._states and name not in self._listing:
-                raise ModelNotFoundError(f"model_name: there is no model {name[:64]!r} in {self.source}")
+                raise ModelNotFoundError(f"model_name: there is no model {name[:64]!r} in the repository")
             self._unloaded.add(name)
             self._publish(name, ModelState())
             _log.info("unloaded %s", name)
@@ -227,12 +231,14 @@ class Repository:
         if not self._takes_calls:
             raise UnsupportedError(
                 "this server loads and unloads no models by call (--repository-calls off, or several --workers); "
-                f"change {self.source} instead"
+                "change its repository instead"
             )
 
-    def _start(self) -> None:
+    def _start(self, may_be_empty: bool) -> None:
         self._listing = self.source.scan()
-        if not self._listing:
+        if not self._listing and may_be_empty and self.source.is_empty():
+            _log.warning("%s is empty: the server is not ready before a model is there", self.source)
+        elif not self._listing:
             raise ConfigError(
                 f"--models {self.source}: has no models; a model is a folder NAME/VERSION with a bundle.json or a "
                 "model.onnx"
@@ -246,6 +252,7 @@ class Repository:
             if not state.versions:
                 raise _no_start(name, state.failures)
         self.source.retain(self._files())
+        self._loads.is_serving = True
 
     async def _scan(self) -> Listing:
         """Looks at the source, and reports what is wrong with it.
@@ -261,10 +268,14 @@ class Repository:
         except (ConfigError, OSError) as error:
             self._metrics.models.failed("", "unreadable")
             self._note(str(error))
-            raise ModelLoadError(f"{error}; what is served stays as it is") from None
+            raise ModelLoadError(f"{self._told(str(error))}; what is served stays as it is") from None
         self._note("")
         self._listing = listing
         return listing
+
+    def _told(self, problem: str) -> str:
+        """Returns a problem in words for callers, who are not to learn where the models lie."""
+        return problem.replace(f"--models {self.source}", "the repository").replace(str(self.source), "the repository")
 
     def _note(self, problem: str) -> None:
         """Takes note of whether the source can be read, and says so where that has changed."""
@@ -351,6 +362,9 @@ def _words(name: str, version: str) -> str:
 def _no_start(name: str, failures: Mapping[str, Failure]) -> Exception:
     """Returns why there will be no server: of a model, no version can be served."""
     version, failure = next(iter(failures.items()))
+    if failure.kind == "failed":
+        _log.error("%s: %s", _words(name, version), failure.reason, exc_info=failure.error)
+        return BundleError(f"{_words(name, version)}: {failure.reason}")
     return ConfigError(f"{_words(name, version)}: {failure.reason}") if failure.may_pass else failure.error
 
 
@@ -359,7 +373,7 @@ def _refusal(name: str, failures: Mapping[str, Failure], served: Mapping[str, Ve
     kind = ModelMemoryError if isinstance(failure.error, ModelMemoryError) else ModelLoadError
     rest = f"; {name} version {', '.join(served)} goes on being served" if served else ""
     what = _words(name, version)
-    return kind(f"{what} cannot be loaded: {failure.reason}{rest}")
+    return kind(f"{what} cannot be loaded: {failure.told}{rest}")
 
 
 def _nobody(name: str, is_served: bool) -> None:

@@ -25,6 +25,9 @@ class Source(Protocol):
             ConfigError: it cannot be read.
         """
 
+    def is_empty(self) -> bool:
+        """Tells whether it is there and holds nothing at all."""
+
     def fetch(self, files: VersionFiles) -> Path:
         """Returns a local folder with just these files.
 

@@ -88,6 +88,7 @@ def _share(settings: Settings) -> Settings:
         engine,
         cores=max(1, (engine.cores or available_cores()) // settings.workers),
         cache_bytes=engine.cache_bytes // settings.workers,
+        max_tensor_memory=-(-engine.max_tensor_memory // settings.workers),
         max_models_memory=-(-engine.max_models_memory // settings.workers),  # rounded up: 0 would set no limit
     )
     return dataclasses.replace(settings, engine=own)

@@ -1,13 +1,13 @@
 """A short run of what `tests/fuzz/run.py` does at length."""
 
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from bundles import language_model_bundle
-from fuzz.attack import attack_bundles, attack_calls, attack_frames
+from fuzz.attack import attack_calls, attack_frames
+from fuzz.children import attack_files
+from fuzz.files import ATTACKS
 from hiddenstate.v1.language_model_pb2 import PredictRequest
 from serving import Wire, failure
 
@@ -41,5 +41,8 @@ async def test_frames_that_are_no_http2_end_their_connection_and_nothing_else(wi
     assert len((await wire.language_model.Predict(PredictRequest(text="I would"))).candidates) == 5
 
 
-def test_a_damaged_bundle_is_refused_as_one(tmp_path: Path) -> None:
-    attack_bundles(language_model_bundle(tmp_path), count=300, seed=6)
+@pytest.mark.parametrize("kind", ATTACKS)
+def test_files_that_are_nearly_right_or_damaged_are_refused_and_neither_crash_nor_hang(kind: str) -> None:
+    findings = attack_files(kind, count=200, seed=6)
+    assert findings.faults == []
+    assert len(findings.codes) > 1  # else the inputs are all alike
