@@ -40,6 +40,7 @@ from hiddenstate_server.security.access import Access
 from hiddenstate_server.security.certificates import CertificateFiles, Certificates, http_context, server_credentials
 from hiddenstate_server.security.files import WatchedFiles
 from hiddenstate_server.security.files import watch as watch_files
+from hiddenstate_server.security.ledger import Ledger
 from hiddenstate_server.sentence_encoder_service import SentenceEncoderService
 from hiddenstate_server.watchdog import Watchdog
 
@@ -67,7 +68,7 @@ _SWITCH_S = 0.001
 class Server:
     """A server that serves. Made by `start`; belongs to one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger | None = None) -> None:
         self.metrics = Metrics()
         self.running = RunningCalls()
         self.address = Address.parse(settings.listen)
@@ -77,7 +78,7 @@ class Server:
         self._certificates: WatchedFiles[Certificates] | None = None
         self._shares_port = settings.workers > 1
         self._parts = ExitStack()  # what the calls need, closed after them, last to first
-        self._access = Access.of(settings)
+        self._access = Access.of(settings, ledger)
         self.metrics.tracing = _tracing(settings)
         if self.metrics.tracing:
             self._parts.callback(self.metrics.tracing.close)
@@ -97,15 +98,15 @@ class Server:
         )
 
     @classmethod
-    async def start(cls, settings: Settings) -> "Server":
-        """Loads the models and begins to serve.
+    async def start(cls, settings: Settings, ledger: Ledger | None = None) -> "Server":
+        """Loads the models and begins to serve; what callers use is counted in the ledger, if there is one for several.
 
         Raises:
             BundleError: a model is damaged.
             ConfigError: a setting does not fit this machine or these models.
         """
         sys.setswitchinterval(_SWITCH_S)
-        server = cls(settings)
+        server = cls(settings, ledger)
         try:
             await server._start()
         except BaseException:

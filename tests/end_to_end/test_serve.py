@@ -151,7 +151,7 @@ def _truncate_graph(folder: Path) -> None:
 
 
 def _remove_all(folder: Path) -> None:
-    shutil.rmtree(folder.parent)
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +19,13 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from prometheus_client.parser import text_string_to_metric_families
 
 from hiddenstate.connection import channel_options
-from hiddenstate.v1.language_model_pb2 import GenerateRequest, GenerateResponse, PredictRequest
+from hiddenstate.v1.language_model_pb2 import (
+    GenerateRequest,
+    GenerateResponse,
+    PredictRequest,
+    PredictStreamRequest,
+    StreamedPredictRequest,
+)
 from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceStub
 from serve_process import WAIT_S, ServeProcess, failed_serve, serve
 
@@ -163,6 +170,7 @@ def test_workers_whose_supervisor_was_killed_drain_and_end(models_dir: Path) -> 
 
 
 def test_models_that_cannot_be_served_are_told_once(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
     arguments = ("--models", str(tmp_path), "--workers", "3", "--listen", "127.0.0.1:0", "--metrics", "off")
     result = failed_serve(*arguments)
     assert (result.returncode, result.stdout) == (1, "")
@@ -187,3 +195,29 @@ def test_a_second_server_does_not_join_the_workers_of_the_first(models_dir: Path
             result = failed_serve("--models", str(models_dir), *arguments)
             assert result.returncode == 1
             assert "Address already in use" in result.stderr
+
+
+def test_what_a_caller_may_use_holds_for_all_workers_together(models_dir: Path) -> None:
+    arguments = ("--workers", "2", "--log-calls", "all", "--caller-streams", "2")
+    with serve(models_dir, *arguments) as server, ExitStack() as stack:
+        channels = list(connections(server, stack).values())
+        request = PredictStreamRequest(requests=[StreamedPredictRequest(predict=PredictRequest(text=TEXT))])
+        ended = threading.Event()
+        stack.callback(ended.set)
+
+        def requests() -> Iterator[PredictStreamRequest]:
+            yield request
+            ended.wait(WAIT_S)
+
+        streams = [LanguageModelServiceStub(channel).PredictStream(requests()) for channel in channels]
+        for stream in streams:
+            next(stream)
+        for channel in channels:
+            with pytest.raises(grpc.RpcError) as refused:
+                list(LanguageModelServiceStub(channel).Generate(GenerateRequest(text=TEXT), timeout=WAIT_S))
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "has 2 streams open, as many as it may" in (refused.value.details() or "")
+        os.kill(server.workers().pop(), signal.SIGKILL)
+        server.logged("starting another")
+        another = connection(server, stack)  # to the worker that is left, which counts the streams of the other no more
+        assert list(LanguageModelServiceStub(another).Generate(GenerateRequest(text=TEXT), timeout=WAIT_S))

@@ -13,6 +13,7 @@ from hiddenstate_server.config import Settings
 from hiddenstate_server.errors import PermissionDeniedError, UnauthenticatedError
 from hiddenstate_server.security.files import WatchedFiles
 from hiddenstate_server.security.keys import SCOPES, Key, Keys, read_keys
+from hiddenstate_server.security.ledger import Ledger, OwnLedger
 from hiddenstate_server.security.limits import Limits, Use, address_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -39,11 +40,16 @@ _HEADER = "authorization"
 class Caller:
     """Who made a call."""
 
-    def __init__(self, name: str, key: Key | None, limits: Limits) -> None:
+    def __init__(self, key: Key | None, use: Use) -> None:
         self.key = key
-        self.use = Use(name, limits)
+        self.use = use
         self.revoked = False
         self._open: set[asyncio.Task[Any]] = set()
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether any is open here."""
+        return bool(self._open)
 
     def check_scope(self, needed: frozenset[str], what: str) -> None:
         """Checks that the caller's key, if keys are asked for, has one of the scopes.
@@ -65,8 +71,7 @@ class Caller:
 
     async def stream(self, call: Callable[[], Awaitable[Any]]) -> Any:
         """Runs a call that may be long, until it ends or the key is revoked."""
-        self.use.check_stream()
-        with self._as_open() as task:
+        with self.use.stream(), self._as_open() as task:
             try:
                 return await call()
             except asyncio.CancelledError:
@@ -80,12 +85,10 @@ class Caller:
         task = asyncio.current_task()
         assert task is not None
         self._open.add(task)
-        self.use.streams += 1
         try:
             yield task
         finally:
             self._open.discard(task)
-            self.use.streams -= 1
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("CALLER", default=None)
@@ -95,22 +98,23 @@ CALLER: ContextVar[Caller | None] = ContextVar("CALLER", default=None)
 class Access:
     """Lets callers in."""
 
-    def __init__(self, keys: WatchedFiles[Keys] | None, limits: Limits) -> None:
+    def __init__(self, keys: WatchedFiles[Keys] | None, limits: Limits, ledger: Ledger) -> None:
         self.keys = keys
+        self._ledger = ledger
         self._limits = limits
         self._callers: OrderedDict[Key | str, Caller] = OrderedDict()
 
     @classmethod
-    def of(cls, settings: Settings) -> "Access | None":
-        """Returns what the settings ask for; None where everybody may everything.
+    def of(cls, settings: Settings, ledger: Ledger | None = None) -> "Access | None":
+        """Returns what the settings ask for; None where everybody may everything. Workers share a ledger.
 
         Raises:
             ConfigError: the file of keys cannot be used.
         """
         path = settings.keys_file
         keys = None if path is None else WatchedFiles(lambda: read_keys(path), [path])
-        limits = Limits(settings.caller_calls_per_s, settings.engine.caller_tokens_per_s, settings.caller_streams)
-        return cls(keys, limits) if keys is not None or any(limits) else None
+        limits = Limits.of(settings)
+        return cls(keys, limits, ledger or OwnLedger()) if keys is not None or any(limits) else None
 
     def guard(
         self, method: str, behavior: Behavior, *, is_long: bool, deserialize: Callable[[bytes], Any] | None
@@ -156,12 +160,15 @@ class Access:
 
     def _new(self, identity: Key | str) -> Caller:
         if isinstance(identity, Key):  # as many as the file has
-            return Caller(f"the API key {identity.name}", identity, self._limits)
+            return self._caller_of(f"the API key {identity.name}", identity, str(identity))
         for _ in range(len(self._callers) - _MAX_CALLERS + 1):
             name, oldest = self._callers.popitem(last=False)
-            if oldest.use.streams:
+            if oldest.has_streams:
                 self._callers[name] = oldest
-        return Caller(f"a caller ({identity})", None, self._limits)
+        return self._caller_of(f"a caller ({identity})", None, identity)
+
+    def _caller_of(self, name: str, key: Key | None, account: str) -> Caller:
+        return Caller(key, Use(name, self._limits, self._ledger.account(account)))
 
     def _key(self, context: Context, keys: Keys) -> Key:
         values = [value for name, value in context.invocation_metadata() or () if name == _HEADER]

@@ -18,15 +18,16 @@ T = TypeVar("T")
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """The first message to a worker: its number and its settings."""
+    """The first message to a worker: its number, its settings, and what it shares with the others."""
 
     worker: int
     pickled: bytes  # as multiprocessing does it, over a socket that only these two processes have
+    ledger: int | None = None  # the descriptor of what callers have used, where that has limits
 
     @classmethod
-    def of(cls, worker: int, settings: Settings) -> "Begin":
+    def of(cls, worker: int, settings: Settings, ledger: int | None = None) -> "Begin":
         """Makes the message."""
-        return cls(worker, pickle.dumps(settings))
+        return cls(worker, pickle.dumps(settings), ledger)
 
     @property
     def settings(self) -> Settings:

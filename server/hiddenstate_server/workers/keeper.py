@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from hiddenstate_server.announcement import Offer
 from hiddenstate_server.config import Settings
 from hiddenstate_server.errors import ConfigError, WorkersError
+from hiddenstate_server.security.ledger import SharedLedger
 from hiddenstate_server.workers.channel import Begin, Metrics, Ready, Refused, Scrape, frame, receive
 from hiddenstate_server.workers.pages import Page, lasting, merged
 from hiddenstate_server.workers.restarts import Restarts
@@ -36,8 +37,10 @@ class Worker:
         self._reading = asyncio.create_task(self._read(reader))
 
     @classmethod
-    async def start(cls, command: Sequence[str], number: int, settings: Settings) -> "Worker":
-        """Starts a process; it serves when `offer` is done."""
+    async def start(
+        cls, command: Sequence[str], number: int, settings: Settings, ledger: int | None = None
+    ) -> "Worker":
+        """Starts a process, which shares the ledger; it serves when `offer` is done."""
         ours, theirs = socket.socketpair()
         with theirs:
             # In this order: if this task ends while it waits for the process, that is ended too.
@@ -45,10 +48,10 @@ class Worker:
             process = await asyncio.create_subprocess_exec(
                 *(*command, str(theirs.fileno()), str(number)),
                 stdin=DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *(() if ledger is None else (ledger,))],
                 process_group=0,  # Ctrl-C in a terminal goes to the supervisor alone, which passes it on
             )
-        writer.write(frame(Begin.of(number, settings)))
+        writer.write(frame(Begin.of(number, settings, ledger)))
         return cls(process, reader, writer)
 
     async def told(self, timeout_s: float) -> bool:
@@ -100,7 +103,10 @@ class Worker:
 class Keeper:
     """Keeps one worker running."""
 
-    def __init__(self, number: int, settings: Settings, command: Sequence[str] = COMMAND) -> None:
+    def __init__(
+        self, number: int, settings: Settings, command: Sequence[str] = COMMAND, *, ledger: int | None = None
+    ) -> None:
+        """`ledger` is the descriptor of a `SharedLedger`."""
         self.number = number
         self.worker: Worker | None = None
         self.offer: Offer | None = None  # of the worker that serves now
@@ -108,6 +114,7 @@ class Keeper:
         self.ended: Page = []  # what the workers counted that are gone
         self._settings = settings
         self._command = command
+        self._ledger = ledger
 
     async def keep(self, serves: Callable[[], object]) -> None:
         """Starts a worker, and another whenever it ends; calls `serves` each time that one does.
@@ -128,7 +135,7 @@ class Keeper:
 
     async def _live(self, serves: Callable[[], object]) -> tuple[float | None, str]:
         """Lets one worker live, and returns how long it served, if it did, and how it ended."""
-        worker = self.worker = await Worker.start(self._command, self.number, self._settings)
+        worker = self.worker = await Worker.start(self._command, self.number, self._settings, self._ledger)
         self.offer = await worker.offer
         if self.offer:
             _log.info("worker %d serves: process %d", self.number, worker.process.pid)
@@ -145,6 +152,8 @@ class Keeper:
         """Keeps what a worker has counted, and forgets the rest."""
         self.ended = merged([self.ended, lasting(worker.page)])
         self.worker = self.offer = None
+        if self._ledger is not None:
+            SharedLedger(self._ledger, workers=self._settings.workers, worker=self.number).forget_worker()
 
 
 def _in_words(code: int) -> str:

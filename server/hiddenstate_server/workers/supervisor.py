@@ -16,6 +16,8 @@ from hiddenstate_server.exposition import Exposition
 from hiddenstate_server.listening import shared_port
 from hiddenstate_server.security.certificates import CertificateFiles, http_context
 from hiddenstate_server.security.files import watch
+from hiddenstate_server.security.ledger import SharedLedger
+from hiddenstate_server.security.limits import Limits
 from hiddenstate_server.signals import end_until_serving, stop_signal
 from hiddenstate_server.workers.keeper import COMMAND, Keeper
 from hiddenstate_server.workers.scrape import WorkersCollector
@@ -37,7 +39,9 @@ def supervise(settings: Settings, command: Sequence[str] = COMMAND) -> None:
 async def _supervise(settings: Settings, command: Sequence[str]) -> None:
     with shared_port("listen", Address.parse(settings.listen)) as address:
         shared = dataclasses.replace(settings, listen=str(address), metrics="off")
-        keepers = [Keeper(number, shared, command) for number in range(1, settings.workers + 1)]
+        ledger = SharedLedger.create(settings.workers) if any(Limits.of(settings)) else None
+        numbers = range(1, settings.workers + 1)
+        keepers = [Keeper(number, shared, command, ledger=ledger) for number in numbers]
         with _exposed(settings, keepers) as metrics_address:
             try:
                 await _serve(keepers, address, metrics_address, metrics_tls=settings.metrics_tls)

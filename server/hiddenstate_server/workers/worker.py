@@ -20,6 +20,7 @@ from hiddenstate_server.layout import available_cores
 from hiddenstate_server.logs import configure_logs
 from hiddenstate_server.offer import offer
 from hiddenstate_server.process import loop_factory, settle
+from hiddenstate_server.security.ledger import SharedLedger
 from hiddenstate_server.server import Server
 from hiddenstate_server.workers.channel import Begin, Metrics, Ready, Refused, Scrape, WorkerEnd
 from hiddenstate_server.workers.pages import page_of
@@ -45,14 +46,14 @@ def main() -> None:
 
 def _run(channel: WorkerEnd) -> None:
     begin = channel.receive(Begin)
-    settings = _share(begin.settings)
+    settings, ledger = _share(begin.settings), _ledger(begin)
     configure_logs(settings.log_format, settings.log_level, worker=begin.worker)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_serve(settings, channel))
+        runner.run(_serve(settings, channel, ledger))
 
 
-async def _serve(settings: Settings, channel: WorkerEnd) -> None:
-    server = await Server.start(settings)
+async def _serve(settings: Settings, channel: WorkerEnd, ledger: SharedLedger | None) -> None:
+    server = await Server.start(settings, ledger)
     settle()
     # A second signal changes nothing: a service manager may send one to each process, beside the supervisor's.
     told_to_stop = asyncio.Event()
@@ -79,6 +80,13 @@ def _answer(channel: WorkerEnd, registry: CollectorRegistry, settings: Settings,
     stop()
     time.sleep(settings.drain_timeout_s + END_S)
     os._exit(1)
+
+
+def _ledger(begin: Begin) -> SharedLedger | None:
+    if begin.ledger is None:
+        return None
+    os.set_inheritable(begin.ledger, False)
+    return SharedLedger(begin.ledger, workers=begin.settings.workers, worker=begin.worker)
 
 
 def _share(settings: Settings) -> Settings:

@@ -1,5 +1,6 @@
 """Limits of one caller: with a clock of the test's own, and on the wire."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hiddenstate.v1.language_model_pb2 import (
 from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
 from hiddenstate_server.inference.open_inference_pb2 import ModelInferRequest
 from hiddenstate_server.security.access import _MAX_CALLERS, Access
+from hiddenstate_server.security.ledger import OwnLedger
 from hiddenstate_server.security.limits import Bucket, Limits, address_of
 from serving import failure, serving, until
 
@@ -34,37 +36,37 @@ class Clock:
 
 def test_a_bucket_gives_what_it_holds_and_then_so_much_a_second() -> None:
     clock = Clock()
-    bucket = Bucket(4.0, clock)
+    bucket, cell = Bucket(4.0, clock), [0.0, 0.0]
     for _ in range(4):
-        assert bucket.wait_s(1) == 0
-        bucket.take(1)
-    assert bucket.wait_s(1) == 0.25
+        assert bucket.wait_s(cell, 1) == 0
+        bucket.take(cell, 1)
+    assert bucket.wait_s(cell, 1) == 0.25
     clock.now += 0.25
-    assert bucket.wait_s(1) == 0
-    bucket.take(1)
+    assert bucket.wait_s(cell, 1) == 0
+    bucket.take(cell, 1)
     clock.now += 1000
-    assert bucket.wait_s(4) == 0
-    bucket.take(4)
-    assert bucket.wait_s(1) == 0.25  # a long silence saves up no more than a second's worth
+    assert bucket.wait_s(cell, 4) == 0
+    bucket.take(cell, 4)
+    assert bucket.wait_s(cell, 1) == 0.25  # a long silence saves up no more than a second's worth
 
 
 def test_more_than_a_seconds_worth_waits_for_a_full_bucket_and_leaves_a_debt() -> None:
     clock = Clock()
-    bucket = Bucket(10.0, clock)
-    bucket.take(5)
-    assert bucket.wait_s(30) == 0.5
+    bucket, cell = Bucket(10.0, clock), [0.0, clock.now]
+    bucket.take(cell, 5)
+    assert bucket.wait_s(cell, 30) == 0.5
     clock.now += 0.5
-    assert bucket.wait_s(30) == 0
-    bucket.take(30)
-    assert bucket.wait_s(1) == pytest.approx(2.1)
+    assert bucket.wait_s(cell, 30) == 0
+    bucket.take(cell, 30)
+    assert bucket.wait_s(cell, 1) == pytest.approx(2.1)
 
 
 def test_less_than_one_call_a_second_is_one_now_and_then() -> None:
     clock = Clock()
-    bucket = Bucket(0.5, clock)
-    assert bucket.wait_s(1) == 0
-    bucket.take(1)
-    assert bucket.wait_s(1) == 2.0
+    bucket, cell = Bucket(0.5, clock), [0.0, 0.0]
+    assert bucket.wait_s(cell, 1) == 0
+    bucket.take(cell, 1)
+    assert bucket.wait_s(cell, 1) == 2.0
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ async def test_streams_that_are_too_many_are_refused_until_one_ends(models_dir: 
         streams: list[Any] = [wire.language_model.PredictStream(), wire.sentence_encoder.EncodeStream()]
         access = wire.server._access
         assert access
-        await until(lambda: sum(caller.use.streams for caller in access._callers.values()) == 2)
+        await until(lambda: sum(len(caller._open) for caller in access._callers.values()) == 2)
         error = await failure(wire.inference.ModelStreamInfer())
         assert error.code() is EXHAUSTED
         assert "has 2 streams open, as many as it may (--caller-streams)" in (error.details() or "")
@@ -159,14 +161,18 @@ async def test_streams_that_are_too_many_are_refused_until_one_ends(models_dir: 
         assert generated
 
 
-def test_addresses_that_come_and_go_take_bounded_memory_and_open_streams_are_kept() -> None:
-    access = Access(None, Limits(calls_per_s=1))
+async def test_addresses_that_come_and_go_take_bounded_memory_and_open_streams_are_kept() -> None:
+    access = Access(None, Limits(calls_per_s=1), OwnLedger())
     first = access._callers["busy"] = access._new("busy")
-    first.use.streams = 1
+    ended = asyncio.Event()
+    stream = asyncio.create_task(first.stream(ended.wait))
+    await until(lambda: first.has_streams)
     for number in range(_MAX_CALLERS + 50):
         access._callers[str(number)] = access._new(str(number))
     assert len(access._callers) <= _MAX_CALLERS + 1
     assert access._callers["busy"] is first
+    ended.set()
+    assert await stream
 
 
 async def test_without_limits_and_keys_nothing_stands_in_the_way(models_dir: Path) -> None:
