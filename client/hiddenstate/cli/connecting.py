@@ -13,7 +13,7 @@ from hiddenstate.connection import DEFAULT_TIMEOUT_S
 from hiddenstate.credentials import check_api_key, tls_credentials
 from hiddenstate.endpoints import DEFAULT_ADDRESS, check_address
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Server(NamedTuple):
@@ -130,7 +130,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--tls-ca",
-        type=_FILE,
+        type=FILE,
         envvar="HIDDENSTATE_TLS_CA",
         show_envvar=True,
         help="Speak TLS, and trust the authorities in this file (PEM).",
@@ -138,14 +138,14 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     # Not HIDDENSTATE_TLS_CERT and the like: those are the server's.
     click.option(
         "--tls-cert",
-        type=_FILE,
+        type=FILE,
         envvar="HIDDENSTATE_CLIENT_CERT",
         show_envvar=True,
         help="Certificate (PEM) to show to a server that asks for one.",
     ),
     click.option(
         "--tls-key",
-        type=_FILE,
+        type=FILE,
         envvar="HIDDENSTATE_CLIENT_KEY",
         show_envvar=True,
         help="Private key (PEM) of that certificate.",

@@ -2,13 +2,16 @@
 
 import http.client
 import math
+import ssl
 import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
+import click
 from prometheus_client.parser import text_string_to_metric_families
 
 from hiddenstate.errors import HiddenstateError
@@ -29,14 +32,34 @@ class Page(NamedTuple):
     at: float
 
 
-def read_page(url: str, timeout_s: float) -> Page:
+def tls_context(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
+    """Returns whom to trust, by default whom the system trusts, and what to show.
+
+    Raises:
+        click.UsageError: a file cannot be used.
+    """
+    if (cert is None) != (key is None):
+        raise click.UsageError("--tls-cert and --tls-key: give both or none")
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"--tls-ca: {ca} cannot be used: {_reason(error)}") from None
+    try:
+        if cert is not None:
+            context.load_cert_chain(cert, key)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"--tls-cert: {cert} with --tls-key cannot be used: {_reason(error)}") from None
+    return context
+
+
+def read_page(url: str, timeout_s: float, tls: ssl.SSLContext | None = None) -> Page:
     """Reads a page.
 
     Raises:
         PageError: it cannot be read, or is not one of a hiddenstate server.
     """
     try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as answer:
+        with urllib.request.urlopen(url, timeout=timeout_s, context=tls) as answer:
             text = answer.read(_MAX_BYTES).decode("utf-8")
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise PageError(f"--metrics: {url} cannot be read: {_reason(error)}") from None
@@ -115,7 +138,11 @@ def _reason(error: Exception) -> str:
         return f"it answers {error.code} {error.reason}"
     if isinstance(error, urllib.error.URLError):
         reason = error.reason
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            return f"its certificate is not one to trust: {reason.verify_message} (--tls-ca)"
         return (reason.strerror if isinstance(reason, OSError) else None) or str(reason)
     if isinstance(error, http.client.HTTPException):
         return "it does not answer HTTP"
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).replace("_", " ").lower()
     return "it is not text" if isinstance(error, UnicodeDecodeError) else str(error)

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import click
 from rich import box
@@ -11,7 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hiddenstate.cli.metrics_page import Page, PageError, Span, read_page
+from hiddenstate.cli.connecting import FILE
+from hiddenstate.cli.metrics_page import Page, PageError, Span, read_page, tls_context
 
 
 @click.command()
@@ -33,7 +35,30 @@ from hiddenstate.cli.metrics_page import Page, PageError, Span, read_page
     help="Seconds between two looks; rates and latencies are those of this time.",
 )
 @click.option("--once", is_flag=True, help="Print one frame and end.")
-def top(url: str, interval_s: float, once: bool) -> None:
+@click.option(
+    "--tls-ca",
+    type=FILE,
+    envvar="HIDDENSTATE_TLS_CA",
+    show_envvar=True,
+    help="Speak TLS, and trust the authorities in this file (PEM).",
+)
+@click.option(
+    "--tls-cert",
+    type=FILE,
+    envvar="HIDDENSTATE_CLIENT_CERT",
+    show_envvar=True,
+    help="Certificate (PEM) to show to a page that asks for one.",
+)
+@click.option(
+    "--tls-key",
+    type=FILE,
+    envvar="HIDDENSTATE_CLIENT_KEY",
+    show_envvar=True,
+    help="Private key (PEM) of that certificate.",
+)
+def top(
+    url: str, interval_s: float, once: bool, tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None
+) -> None:
     """Watch a server: rates, latency, batches, cache, models, refusals.
 
     Ctrl-C ends it. Exit code 1 says that the metrics page cannot be read.
@@ -43,16 +68,22 @@ def top(url: str, interval_s: float, once: bool) -> None:
       hiddenstate top
       hiddenstate top --metrics 10.0.0.5:9464 --interval-s 5
       hiddenstate top --once
+      hiddenstate top --metrics models.example.com:9464 --tls-ca ca.pem
     """
-    url = url if "://" in url else f"http://{url}/metrics"
-    before = read_page(url, interval_s + 5)
+    tls = tls_context(tls_ca, tls_cert, tls_key)
+    url = url if "://" in url else f"{'https' if tls_ca or tls_cert else 'http'}://{url}/metrics"
+
+    def read() -> Page:
+        return read_page(url, interval_s + 5, tls)
+
+    before = read()
     time.sleep(interval_s)
-    after = read_page(url, interval_s + 5)
+    after = read()
     console = Console()
     if once:
         console.print(frame(Span(before, after), url))
         return
-    _watch(console, url, interval_s, before, after)
+    _watch(console, read, url, interval_s, before, after)
 
 
 def frame(span: Span, url: str) -> Group:
@@ -60,12 +91,12 @@ def frame(span: Span, url: str) -> Group:
     return Group(_head(span, url), _requests(span), _models(span), _rest(span))
 
 
-def _watch(console: Console, url: str, interval_s: float, before: Page, after: Page) -> None:
+def _watch(console: Console, read: Callable[[], Page], url: str, interval_s: float, before: Page, after: Page) -> None:
     with Live(frame(Span(before, after), url), console=console, screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(interval_s)
             try:
-                page = read_page(url, interval_s + 5)
+                page = read()
             except PageError as error:  # it may be starting anew: what was seen last stays
                 live.update(Group(frame(Span(before, after), url), Text(str(error), style="bold red")), refresh=True)
                 continue
