@@ -37,6 +37,19 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic only in the n
         return int(match[1]) * self.units[match[2].lower()]
 
 
+class Seconds(click.ParamType):  # type: ignore[type-arg]
+    """A time, as the name of its flag says it."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Reads a number; none has a unit."""
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number of seconds, for example 30 or 0.5, without a unit", param, ctx)
+
+
 class PathOrUrl(click.ParamType):  # type: ignore[type-arg]
     """A path, or a URL as it stands: a path would make one slash of two."""
 
@@ -83,6 +96,8 @@ def _type(kind: Any, setting: Setting) -> Any:
         return Bytes()
     if choices := choices_of(kind):
         return click.Choice(choices)
+    if setting.metavar == "SECONDS":
+        return Seconds()
     if kind == Path | str:
         return PathOrUrl()
     return click.Path(path_type=Path) if kind in (Path, Path | None) else kind

@@ -202,3 +202,17 @@ def test_bad_usage_is_told_by_its_flag_with_exit_code_2(
 def test_bytes_may_be_written_with_a_unit(served: list[Settings], text: str, size: int) -> None:
     assert serve("--cache-bytes", text).exit_code == 0
     assert served[0].engine.cache_bytes == size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--drain-timeout-s", "5m"), "'5m' is not a number of seconds, for example 30 or 0.5, without a unit"),
+        (("--drain-timeout-s", "nan"), "--drain-timeout-s: nan is not in 0.."),
+        (("--cache-bytes", "12s"), "'12s' is not a number of bytes, for example 4194304 or 4MiB"),
+    ],
+)
+def test_a_wrong_unit_is_told_with_what_is_right(arguments: tuple[str, ...], message: str) -> None:
+    result = serve(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output

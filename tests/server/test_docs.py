@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from hiddenstate.v1.language_model_pb2 import PredictRequest
+from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
+from serving import Wire, failure
+from tensor_requests import step
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,3 +32,24 @@ def test_dashboard_and_alerts_ask_for_metrics_that_are_documented(path: str) -> 
     documented = set(re.findall(r"^\| `(hiddenstate_\w+)`", (ROOT / "docs/server.md").read_text(), re.MULTILINE))
     asked = set(re.findall(r"hiddenstate_\w+", (ROOT / "deploy" / path).read_text()))
     assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked} <= documented
+
+
+async def test_every_metric_that_a_server_exposes_stands_in_the_table_with_its_labels(wire: Wire) -> None:
+    await wire.language_model.Predict(PredictRequest(text="I would"))
+    await wire.sentence_encoder.Encode(EncodeRequest(sentences=["The car"]))
+    await wire.inference.ModelInfer(step("tiny-lm", {"text": ["I"]}, 7, start=True, end=True))
+    assert (await failure(wire.language_model.Predict(PredictRequest(text="")))).code()
+    text = (ROOT / "docs/server.md").read_text()
+    rows = re.findall(r"^\| `(hiddenstate_\w+)` \| \w+ \| ([\w, ]*) \|", text, re.MULTILINE)
+    documented = {name: set(labels.split(", ")) - {""} for name, labels in rows}
+    seen = set()
+    for family in wire.server.metrics.registry.collect():
+        for sample in family.samples:
+            name = re.sub(r"_(bucket|sum|count)$", "", sample.name) if family.type == "histogram" else sample.name
+            if not name.startswith("process_"):
+                assert name in documented
+                own: dict[str, set[str]] = {"histogram": {"le"}, "info": set(sample.labels)}
+                of_its_own = own.get(family.type, set())
+                assert set(sample.labels) - of_its_own == documented[name] - of_its_own, name
+                seen.add(name)
+    assert len(seen) > 25
