@@ -31,6 +31,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from hiddenstate_server.errors import BundleError
+from hiddenstate_server.schema import schema
 
 SCHEMA_VERSION = 1
 BUNDLE_FILE = "bundle.json"
@@ -133,6 +134,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     epochs: Amount
 
 
+@schema
 class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The content of a `bundle.json`."""
 
@@ -208,6 +210,7 @@ def is_model_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+@schema
 class _Schema(msgspec.Struct):
     schema_version: int
 
