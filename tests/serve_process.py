@@ -25,7 +25,7 @@ class ServeProcess:
         assert process.stdout
         self.announcement = (process.stdout.readline(), process.stdout.readline())
         found = re.search(r" on (\S+), ", self.announcement[0])
-        assert found, f"no address in {self.announcement}: {self._end()}"
+        assert found, f"no address in {self.announcement}: {self._end()} (exit code {self._process.returncode})"
         self.address = found[1]
         self._silence = threading.Event()
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()

@@ -31,6 +31,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from hiddenstate_server.errors import BundleError
+from hiddenstate_server.schema import schema
 
 SCHEMA_VERSION = 1
 BUNDLE_FILE = "bundle.json"
@@ -134,6 +135,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     config: dict[str, dict[str, Any]] = {}  # everything that the run was given: tables of keys and values
 
 
+@schema
 class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The content of a `bundle.json`."""
 
@@ -209,6 +211,7 @@ def is_model_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+@schema
 class _Schema(msgspec.Struct):
     schema_version: int
 

@@ -39,6 +39,7 @@ import msgspec
 from hiddenstate_server.config import MIB
 from hiddenstate_server.errors import BundleError
 from hiddenstate_server.providers import ProviderName
+from hiddenstate_server.schema import schema
 
 CONFIG_FILE: Final = "config.toml"
 _MAX_FILE_BYTES: Final = MIB
@@ -82,6 +83,7 @@ class SequencesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**50)] | None = None
 
 
+@schema
 class OnnxConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of the file."""
 

@@ -16,6 +16,7 @@ import msgspec
 
 from hiddenstate_server.bundle import is_model_name
 from hiddenstate_server.errors import BundleError
+from hiddenstate_server.schema import schema
 
 POLICY_FILE = "repository.toml"
 
@@ -26,6 +27,7 @@ class Latest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latest: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
+@schema
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of a `repository.toml`."""
 
