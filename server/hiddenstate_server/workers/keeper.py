@@ -9,6 +9,7 @@ import time
 from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from hiddenstate_server.announcement import Offer
 from hiddenstate_server.config import Settings
@@ -67,6 +68,8 @@ class Worker:
         code = await self.process.wait()
         await self._reading
         self._writer.close()
+        with suppress(OSError):  # of a worker that was killed with something unread; asyncio would log it
+            await self._writer.wait_closed()
         return code
 
     def signal(self, number: signal.Signals) -> None:
