@@ -47,7 +47,8 @@ def test_a_server_whose_standard_output_has_no_room_serves_on(models_dir: Path) 
 
 def test_a_server_that_cannot_keep_its_models_does_not_start(models_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    ended = failed_serve("--models", f"file://{models_dir}", "--models-cache", str(tmp_path / "file"))
+    elsewhere = ("--listen", "127.0.0.1:0", "--metrics", "off")
+    ended = failed_serve(*elsewhere, "--models", f"file://{models_dir}", "--models-cache", str(tmp_path / "file"))
     assert ended.returncode == 1
     assert "cannot be read: Not a directory" in ended.stderr
     assert "Traceback" not in ended.stderr
