@@ -17,7 +17,7 @@ def models() -> Iterator[Path]:
 
 
 def test_callers_at_whom_a_model_raises_are_told_and_hurt_nobody_else(models: Path) -> None:
-    assert "the model could not be run" in raise_again_and_again(models, 5)
+    assert "more memory than it may have (--max-tensor-memory)" in raise_again_and_again(models, 5)
 
 
 def test_a_server_whose_model_hangs_ends_with_a_clear_line(models: Path) -> None:
