@@ -26,6 +26,7 @@ Behavior = Callable[[Any, Context], Awaitable[Any]]
 OUR_METHODS = ("/hiddenstate.", "/inference.")
 # Answered also while the server drains: what they are asked is whether it does.
 PROBES = frozenset(f"/inference.GRPCInferenceService/{name}" for name in ("ServerLive", "ServerReady", "ModelReady"))
+CHANNELZ = "/grpc.channelz."
 UNKNOWN_ERROR = "the server failed to answer; its log says why"
 
 # gRPC sends a status message as a header, where 8 KiB is the most that all receivers take, and a character may need
@@ -56,7 +57,7 @@ def retry_after_ms(error: Exception) -> int:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Guards the methods of the contracts; health, reflection and probes pass by."""
+    """Guards the methods of the contracts; health, reflection and probes pass by, channelz with a key alone."""
 
     def __init__(
         self,
@@ -93,7 +94,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None:  # no such method
             return None
         if not method.startswith(OUR_METHODS) or method in PROBES:
-            return handler if handler.unary_unary is None else self._handlers.setdefault(method, _forgiving(handler))
+            if handler.unary_unary is None:
+                return handler
+            access = self._access if method.startswith(CHANNELZ) else None
+            return self._handlers.setdefault(method, _forgiving(handler, method, access))
         return self._handlers.setdefault(method, self._guard(method, handler))
 
     def _guard(self, method: str, handler: Handler) -> Handler:
@@ -199,13 +203,21 @@ def _lenient(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], An
     return deserialize_or_error
 
 
-def _forgiving(handler: Handler) -> Handler:
-    """Makes a handler that says so where a message cannot be read: gRPC would answer UNKNOWN and log a traceback."""
+def _forgiving(handler: Handler, method: str, access: Access | None) -> Handler:
+    """Makes a handler that says so where a message cannot be read: gRPC would answer UNKNOWN and log a traceback.
+
+    Where there is an `access`, it is asked first.
+    """
     behavior: Any = handler.unary_unary
 
     async def call(request: Any, context: Context) -> Any:
-        if isinstance(request, DecodeError):
-            await context.abort(*status_of(request))
+        try:
+            if access is not None:
+                access.caller(method, context)
+            if isinstance(request, DecodeError):
+                raise request
+        except (ServingError, DecodeError) as error:
+            await context.abort(*status_of(error))
         return await behavior(request, context)
 
     make: Any = grpc.unary_unary_rpc_method_handler

@@ -31,6 +31,7 @@ _SCOPES: Final = {
 _SERVICE_SCOPES: Final = {
     "/hiddenstate.v1.LanguageModelService": frozenset({"predict"}),
     "/hiddenstate.v1.SentenceEncoderService": frozenset({"encode"}),
+    "/grpc.channelz.v1.Channelz": frozenset({"manage"}),  # it tells the addresses of all callers
 }
 # Addresses that are remembered, beside those that have streams open.
 _MAX_CALLERS = 10_000
@@ -124,12 +125,9 @@ class Access:
         `deserialize` makes the request of its bytes, or returns why it cannot; None where the request is none. So
         nothing is read of what comes from who may not call.
         """
-        needed = _SCOPES.get(method) or _SERVICE_SCOPES.get(method.rpartition("/")[0], ANY)
-        name = method.rpartition("/")[2]
 
         async def call(request: Any, context: Context) -> Any:
-            caller = self._caller(context)
-            caller.check_scope(needed, name)
+            caller = self.caller(method, context)
             CALLER.set(caller)  # of the call's own task
             if deserialize is not None:
                 caller.use.begin_call()
@@ -139,6 +137,18 @@ class Access:
             return await (caller.stream(lambda: behavior(request, context)) if is_long else behavior(request, context))
 
         return call
+
+    def caller(self, method: str, context: Context) -> Caller:
+        """Returns who makes a call.
+
+        Raises:
+            UnauthenticatedError: the caller shows no key that is known.
+            PermissionDeniedError: the key is not good for the method.
+        """
+        service, _, name = method.rpartition("/")
+        caller = self._caller(context)
+        caller.check_scope(_SCOPES.get(method) or _SERVICE_SCOPES.get(service, ANY), name)
+        return caller
 
     def refresh(self) -> None:
         """Ends the streams of keys that are gone or changed."""

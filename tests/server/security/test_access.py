@@ -10,6 +10,8 @@ import grpc
 import pytest
 import pytest_asyncio
 from click.testing import CliRunner
+from grpc_channelz.v1.channelz_pb2 import GetServersRequest
+from grpc_channelz.v1.channelz_pb2_grpc import ChannelzStub
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
@@ -146,6 +148,18 @@ async def test_refusals_say_what_to_do_and_nothing_of_the_keys(guarded: Wire, ke
 async def test_health_needs_no_key(guarded: Wire) -> None:
     stub: Any = HealthStub(guarded.channel)
     assert (await stub.Check(HealthCheckRequest())).status == 1
+
+
+async def test_channelz_tells_the_addresses_of_callers_to_those_alone_who_manage(
+    models_dir: Path, key_file: KeyFile
+) -> None:
+    async with serving(models_dir, keys_file=key_file.path, channelz="on") as wire:
+        stub: Any = ChannelzStub(wire.channel)
+        codes = [
+            await code_of(stub.GetServers(GetServersRequest(), metadata=metadata))
+            for metadata in ((), key_file.header("predict"), key_file.header("manage"))
+        ]
+    assert codes == [UNAUTHENTICATED, PERMISSION_DENIED, grpc.StatusCode.OK]
 
 
 async def test_reflection_can_be_turned_off(models_dir: Path) -> None:
