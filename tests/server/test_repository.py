@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import onnx
 import pytest
 
 from bundles import language_model_bundle, sentence_encoder_bundle
-from hiddenstate_server.bundle import BUNDLE_FILE, Bundle, write_bundle
+from hiddenstate_server.bundle import BUNDLE_FILE, Bundle, file_checksum, write_bundle
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import BundleError, ConfigError, InvalidRequestError, ModelNotFoundError
 from hiddenstate_server.metrics import Metrics
@@ -112,7 +113,7 @@ async def test_a_graph_that_is_cut_off_is_refused_even_with_a_right_checksum(tmp
     graph = folder / "recurrent.onnx"
     graph.write_bytes(graph.read_bytes()[:-200])
     sign_again(folder)
-    with pytest.raises(BundleError, match=r"recurrent\.onnx: ONNX Runtime .* cannot load it"):
+    with pytest.raises(BundleError, match=r"recurrent\.onnx: is no ONNX file, or is damaged"):
         load(tmp_path)
 
 
@@ -144,3 +145,28 @@ def sign_again(folder: Path) -> None:
     """Writes the checksums of files that have changed."""
     bundle = msgspec.json.decode((folder / BUNDLE_FILE).read_bytes(), type=Bundle)
     write_bundle(bundle, folder)
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("../weights.bin", r"has weights in '\.\./weights\.bin'; they must lie in its own folder"),
+        ("other.bin", r"has weights in 'other\.bin', which bundle\.json does not list"),
+    ],
+)
+async def test_graphs_of_a_bundle_read_no_files_but_those_with_a_checksum(
+    tmp_path: Path, location: str, message: str
+) -> None:
+    folder = language_model_bundle(tmp_path)
+    for other in (folder.parent / "weights.bin", folder / "other.bin"):
+        shutil.copy(folder / "weights.bin", other)
+    graph = onnx.load(str(folder / "head.onnx"), load_external_data=False)
+    for tensor in graph.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = location if entry.key == "location" else entry.value
+    (folder / "head.onnx").write_bytes(graph.SerializeToString())
+    document = json.loads((folder / BUNDLE_FILE).read_text())
+    document["files"]["head.onnx"] = file_checksum(folder / "head.onnx")  # and none of the other file
+    (folder / BUNDLE_FILE).write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=rf"head\.onnx: {message}"):
+        load(tmp_path)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from hiddenstate_server.bundle import BUNDLE_FILE, TOKENIZER_FILE, Bundle, VariantName, load_bundle
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import BundleError
+from hiddenstate_server.inference.onnx_file import external_files
 from hiddenstate_server.language_model import LanguageModel
 from hiddenstate_server.layout import Layout, default_layout, measured_layout
 from hiddenstate_server.metrics import Metrics
@@ -70,6 +71,7 @@ class Loader:
         bundle = load_bundle(folder)
         if (bundle.name, bundle.version) != (files.name, files.version):
             raise BundleError(f"{folder}: bundle.json names {bundle.name}/{bundle.version}; name the folder the same")
+        _check_weights(bundle, folder)
         tokenizer = Tokenizer.from_file(folder / TOKENIZER_FILE)
         _check_tokenizer(bundle, tokenizer, folder)
         model = self._serve(bundle, folder, tokenizer, self._choose_provider(bundle, folder))
@@ -144,6 +146,15 @@ def describe(model: Served) -> dict[str, str]:
     else:
         words |= {"kind": "tensor_model", "architecture": model.platform}
     return words | {"provider": model.provider}
+
+
+def _check_weights(bundle: Bundle, folder: Path) -> None:
+    """Checks that graphs read files of the bundle alone, which have a checksum each."""
+    listed = {(folder / name).resolve() for name in bundle.files}
+    for variant in bundle.variants.values():
+        for graph in variant.graphs.values():
+            for file in external_files(folder / graph) - listed:
+                raise BundleError(f"{folder / graph}: has weights in {file.name!r}, which bundle.json does not list")
 
 
 def _check_tokenizer(bundle: Bundle, tokenizer: Tokenizer, folder: Path) -> None:
