@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 
 class Issued(NamedTuple):
@@ -27,6 +30,20 @@ def issue(folder: Path, name: str = "server", *, expired: bool = False) -> Issue
     made.cert.write_bytes(b"".join(blob.bytes() for blob in cert.cert_chain_pems))
     authority.cert_pem.write_to_path(made.ca)
     return made
+
+
+def authority(path: Path, *, expired: bool = False) -> Path:
+    """Writes the certificate of an authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an authority")])
+    end = datetime.datetime(2021 if expired else 2100, 1, 1, tzinfo=datetime.UTC)
+    made = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), end.replace(year=2020), end
+    )
+    is_authority = x509.BasicConstraints(ca=True, path_length=None)
+    signed = made.add_extension(is_authority, critical=True).sign(key, hashes.SHA256())
+    path.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    return path
 
 
 def replace(old: Issued, new: Issued) -> None:

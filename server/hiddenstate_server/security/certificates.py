@@ -1,5 +1,6 @@
 """The server's certificate, and whose certificates callers have to show. Read from files that may change any time."""
 
+import datetime
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,7 @@ class CertificateFiles(NamedTuple):
         try:
             if self.client_ca is not None:
                 context.load_verify_locations(self.client_ca)
+                _check_not_all_expired("tls_client_ca", self.client_ca, context)
         except (ssl.SSLError, OSError) as error:
             raise ConfigError(f"{flag('tls_client_ca')} {self.client_ca}: cannot be used: {_reason(error)}") from None
         return context
@@ -90,6 +92,21 @@ def _read_pem(name: str, path: Path) -> bytes:
     if b"-----BEGIN " not in content:
         raise ConfigError(f"{flag(name)} {path}: cannot be used: it is no PEM (a text with -----BEGIN lines)")
     return content
+
+
+def _check_not_all_expired(name: str, path: Path, context: ssl.SSLContext) -> None:
+    """Checks that an authority is good now; beside it there may be old ones that nobody has taken away.
+
+    Raises:
+        ConfigError: none is.
+    """
+    ends = [ssl.cert_time_to_seconds(str(ca["notAfter"])) for ca in context.get_ca_certs()]
+    if ends and max(ends) < _now_s():
+        raise ConfigError(f"{flag(name)} {path}: cannot be used: certificate has expired")
+
+
+def _now_s() -> float:
+    return datetime.datetime.now(datetime.UTC).timestamp()
 
 
 def _shake_hands(server: ssl.SSLContext, cert: Path) -> None:

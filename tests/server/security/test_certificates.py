@@ -13,7 +13,7 @@ import grpc
 import pytest
 from click.testing import CliRunner
 
-from certificates import Issued, issue, replace
+from certificates import Issued, authority, issue, replace
 from hiddenstate import AsyncClient, UnavailableError, tls_credentials
 from hiddenstate.cli import main
 from hiddenstate.v1.language_model_pb2 import PredictRequest
@@ -124,6 +124,14 @@ def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
     late = issue(tmp_path, expired=True)
     with pytest.raises(ConfigError, match=r"^--tls-cert .*server\.pem: cannot be used: certificate has expired$"):
         CertificateFiles(late.cert, late.key, None).watched()
+
+
+def test_authorities_of_callers_that_are_all_expired_are_refused(tmp_path: Path) -> None:
+    issued, old = issue(tmp_path), authority(tmp_path / "old.ca", expired=True)
+    with pytest.raises(ConfigError, match=r"^--tls-client-ca .*old\.ca: cannot be used: certificate has expired$"):
+        CertificateFiles(issued.cert, issued.key, old).watched()
+    old.write_bytes(old.read_bytes() + issued.ca.read_bytes())
+    CertificateFiles(issued.cert, issued.key, old).watched()
 
 
 def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
