@@ -20,6 +20,8 @@ from hiddenstate_server.errors import ConfigError, ServingError
 try:
     from opentelemetry import trace
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -70,7 +72,7 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
 
     def check(self) -> None:
-        """Waits until the collector answers.
+        """Waits until the collector answers, and takes spans: none are sent to it.
 
         Raises:
             ConfigError: it does not.
@@ -86,6 +88,15 @@ class Tracing:
                     f"--trace-endpoint: no OTLP collector answers gRPC at {target} within {_ANSWER_S:g} s; "
                     "start it first, or leave traces off"
                 ) from None
+            try:
+                TraceServiceStub(channel).Export(ExportTraceServiceRequest(), timeout=_ANSWER_S)  # type: ignore[no-untyped-call]
+            except grpc.RpcError as error:
+                # Whatever else it says may pass, or be for want of the headers that OTEL_EXPORTER_OTLP_HEADERS gives.
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    raise ConfigError(
+                        f"--trace-endpoint: what answers gRPC at {target} takes no OTLP traces; name a collector's "
+                        "port for OTLP by gRPC, usually 4317"
+                    ) from None
 
     def close(self) -> None:
         """Sends what is left and ends."""

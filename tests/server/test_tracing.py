@@ -90,7 +90,7 @@ async def test_a_call_is_part_of_its_callers_trace_down_to_the_batch_it_shares(
     assert attributes(compute)["hiddenstate.model"] == "tiny-lm"
     links = [link.span_id for batch in collector.spans("batch") for link in batch.links]
     assert set(links) == {span.span_id for span in calls}
-    names = {each.key: each.value.string_value for each in collector.requests[0].resource_spans[0].resource.attributes}
+    names = {each.key: each.value.string_value for each in collector.requests[-1].resource_spans[0].resource.attributes}
     assert names["service.name"] == "hiddenstate"
 
 
@@ -142,6 +142,14 @@ async def test_an_endpoint_that_does_not_answer_is_told_at_start(
     settings = Settings.of(models=models_dir, listen="127.0.0.1:0", metrics="off", trace_endpoint="127.0.0.1:1")
     with pytest.raises(ConfigError, match=r"--trace-endpoint: no OTLP collector answers gRPC at 127\.0\.0\.1:1 within"):
         await Server.start(settings)
+
+
+async def test_an_endpoint_that_takes_no_traces_is_told_at_start(models_dir: Path) -> None:
+    async with serving(models_dir) as wire:  # speaks gRPC, and no OTLP
+        endpoint = str(wire.server.address)
+        settings = Settings.of(models=models_dir, listen="127.0.0.1:0", metrics="off", trace_endpoint=endpoint)
+        with pytest.raises(ConfigError, match=r"--trace-endpoint: what answers gRPC at .* takes no OTLP traces"):
+            await Server.start(settings)
 
 
 @pytest.mark.parametrize("endpoint", ["localhost", "ftp://localhost:4317", "http://localhost:4317/v1/traces", ":4317"])
