@@ -37,17 +37,20 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic only in the n
         return int(match[1]) * self.units[match[2].lower()]
 
 
-class Seconds(click.ParamType):  # type: ignore[type-arg]
-    """A time, as the name of its flag says it."""
+class Number(click.ParamType):  # type: ignore[type-arg]
+    """A number of what the name of its flag says."""
 
-    name = "seconds"
+    name = "number"
+
+    def __init__(self, what: str) -> None:
+        self._what = what  # a number, or what it is a number of
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Reads a number; none has a unit."""
         try:
             return float(value)
         except ValueError:
-            self.fail(f"{value!r} is not a number of seconds, for example 30 or 0.5, without a unit", param, ctx)
+            self.fail(f"{value!r} is not {self._what}, for example 30 or 0.5, without a unit", param, ctx)
 
 
 class PathOrUrl(click.ParamType):  # type: ignore[type-arg]
@@ -96,8 +99,8 @@ def _type(kind: Any, setting: Setting) -> Any:
         return Bytes()
     if choices := choices_of(kind):
         return click.Choice(choices)
-    if setting.metavar == "SECONDS":
-        return Seconds()
+    if kind is float:
+        return Number("a number of seconds" if setting.metavar == "SECONDS" else "a number")
     if kind == Path | str:
         return PathOrUrl()
     return click.Path(path_type=Path) if kind in (Path, Path | None) else kind

@@ -208,6 +208,8 @@ def test_bytes_may_be_written_with_a_unit(served: list[Settings], text: str, siz
     ("arguments", "message"),
     [
         (("--drain-timeout-s", "5m"), "'5m' is not a number of seconds, for example 30 or 0.5, without a unit"),
+        (("--caller-calls-per-s", "10/s"), "'10/s' is not a number, for example 30 or 0.5, without a unit"),
+        (("--log-sample", "50%"), "'50%' is not a number, for example 30 or 0.5, without a unit"),
         (("--drain-timeout-s", "nan"), "--drain-timeout-s: nan is not in 0.."),
         (("--cache-bytes", "12s"), "'12s' is not a number of bytes, for example 4194304 or 4MiB"),
     ],
