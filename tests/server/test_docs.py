@@ -53,3 +53,13 @@ async def test_every_metric_that_a_server_exposes_stands_in_the_table_with_its_l
                 assert set(sample.labels) - of_its_own == documented[name] - of_its_own, name
                 seen.add(name)
     assert len(seen) > 25
+
+
+def test_every_alert_has_a_test_that_shows_when_it_fires() -> None:
+    folder = ROOT / "deploy/prometheus"
+    alerts, tested = (
+        set(re.findall(rf"{field}: (\w+)", (folder / f"hiddenstate.{name}.yml").read_text(encoding="utf-8")))
+        for field, name in (("alert", "rules"), ("alertname", "tests"))
+    )
+    assert len(alerts) > 10
+    assert alerts == tested
