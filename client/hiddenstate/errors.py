@@ -173,9 +173,16 @@ def _pushback_s(error: grpc.RpcError) -> float | None:
 
 def _unavailable(details: str, address: str) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in details:
-        return f"the certificate of the server at {address} is not one to trust: {_found(details)}; see tls_credentials"
+        return (
+            f"the certificate of the server at {address} is not one to trust: {_found(details)}; "
+            "name its authority: ca= of tls_credentials, or --tls-ca"
+        )
+    if "WRONG_VERSION_NUMBER" in details:
+        return f"the server at {address} does not speak TLS; leave out credentials=, or --tls and --tls-ca"
     if "failed to connect" in details or "resolving" in details or "DNS" in details:
         reason = details.rsplit(": ", 1)[-1].rstrip("]")
+        if reason == "Socket closed":  # a port that speaks TLS, or no gRPC at all
+            return f"what listens at {address} hung up; if it speaks TLS, so must the client: credentials=, or --tls-ca"
         return f"no server answers at {address} ({reason}); start one with `make serve` or `hiddenstate serve`"
     return f"the server at {address} is not available: {details or 'the connection broke'}; try again"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from hiddenstate_server.config import Address
+from hiddenstate_server.config import Address, Settings
 
 DEFAULT_PORT = 50051
 
@@ -26,14 +26,15 @@ class Offer(msgspec.Struct, frozen=True):
 
 
 def announcement(
-    offer: Offer, address: Address, metrics_address: Address | None, *, metrics_tls: bool = False
+    offer: Offer, address: Address, metrics_address: Address | None, settings: Settings
 ) -> tuple[str, str]:
     """Returns what is served where, and a command to try."""
-    scheme = "https" if metrics_tls else "http"
+    scheme = "https" if settings.metrics_tls else "http"
     metrics = f"metrics on {scheme}://{metrics_address}/metrics" if metrics_address else "metrics off"
     return (
         f"Serving {offer.models} on {address}, {metrics}",
-        f"Try: {_program()} {offer.command}{offer.model_option}{_server_option(address)}",
+        f"Try: {_key(settings)}{_program()} {offer.command}{offer.model_option}{_server_option(address)}"
+        f"{_tls_options(settings)}",
     )
 
 
@@ -62,3 +63,16 @@ def _server_option(address: Address) -> str:
     if host in ("127.0.0.1", "localhost") and address.port == DEFAULT_PORT:
         return ""
     return f" --server {Address(host, address.port)}"
+
+
+def _key(settings: Settings) -> str:
+    """Returns what has to stand before a command that shows an API key."""
+    return "HIDDENSTATE_API_KEY=KEY " if settings.keys_file else ""
+
+
+def _tls_options(settings: Settings) -> str:
+    """Returns what a client has to add that is to speak TLS; the names of its files are for the reader to fill in."""
+    if not settings.tls_cert:
+        return ""
+    own = " --tls-cert CLIENT.pem --tls-key CLIENT.key" if settings.tls_client_ca else ""
+    return f" --tls-ca CA.pem{own}"

@@ -31,7 +31,9 @@ RefusalReason = Literal[
     "too_many_contexts",  # on one stream
     "sequence_memory",
     "tensor_memory",
-    "overloaded",  # for another reason
+    "caller_calls",  # more than one caller may make, and so for the next two
+    "caller_tokens",
+    "caller_streams",
     "draining",
 ]
 
@@ -95,9 +97,7 @@ class OverloadedError(ServingError):
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    def __init__(
-        self, message: str, *, retry_after_s: float | None = None, reason: RefusalReason = "overloaded"
-    ) -> None:
+    def __init__(self, message: str, *, reason: RefusalReason, retry_after_s: float | None = None) -> None:
         """`retry_after_s` is when the same request may be taken, in seconds from now; None if waiting does not help.
 
         `reason` is what metrics call it.

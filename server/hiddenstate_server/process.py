@@ -45,8 +45,7 @@ async def _serve(settings: Settings) -> None:
     settle()
     told_to_stop = stop_signal()
     try:
-        offered, metrics_tls = offer(server.repository), settings.metrics_tls
-        announce(announcement(offered, server.address, server.metrics_address, metrics_tls=metrics_tls))
+        announce(announcement(offer(server.repository), server.address, server.metrics_address, settings))
         await told_to_stop.wait()
         await server.drain()
     finally:

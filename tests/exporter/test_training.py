@@ -279,3 +279,11 @@ def test_each_validation_is_printed_and_logged(tmp_path: Path) -> None:
     assert lines[1].endswith("valid error 3")
     assert [line["best"] for line in log_of(tmp_path)] == [True, False]
     assert [line["tokens"] for line in log_of(tmp_path)] == [STEPS * 16, 2 * STEPS * 16]
+
+
+@pytest.mark.parametrize(("warmup_steps", "warned"), [(2 * STEPS + 1, True), (2 * STEPS, False)])
+def test_a_run_shorter_than_its_warm_up_is_warned_of(tmp_path: Path, warmup_steps: int, warned: bool) -> None:
+    shown = io.StringIO()
+    options = make_options(tmp_path, max_epochs=2, warmup_steps=warmup_steps)
+    train(LineTask(), ORIGIN, options, Reporter("error", Console(file=shown, width=200)))
+    assert ("schedule.warmup_steps" in shown.getvalue()) is warned

@@ -130,7 +130,7 @@ def _requests(span: Span) -> Table:
 
 
 def _models(span: Span) -> Table:
-    table = _table("MODELS", "tokens per s", "known", "rows", "padding", "queue", "wait p99", "run p99")
+    table = _table("MODELS", "tokens/s", "known", "rows", "padding", "queue", "wait p99", "run p99")
     for model, version, provider in span.labels("hiddenstate_model_info", "model", "version", "provider"):
         of = {"model": model, "version": version}
         computed = span.rate("hiddenstate_tokens_computed_total", **of)
@@ -165,10 +165,11 @@ def _rest(span: Span) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold cyan")
-    table.add_column(columns[0], no_wrap=True)
+    # Where the terminal is narrow, long names are wrapped, and numbers and their headings stay whole.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold cyan")
+    table.add_column(columns[0])
     for column in columns[1:]:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 

@@ -196,6 +196,8 @@ def _read_run(
     """Lays the options over the file: that of --config, or that of a run to resume."""
     kept = resumed / "config.toml" if resumed is not None else None
     path = config or (kept if kept is not None and kept.is_file() else None)
+    if path is None and resumed is not None and not given_keys(ctx, KEYS) and not settings:
+        raise ValueError(f"{kept}: no such file; there is nothing to resume (leave --resume out to start)")
     tables: Tables = read_tables(path) if path is not None else {}
     changes = given_keys(ctx, KEYS) + take_head(ctx)
     tables = lay_over(tables, changes + [read_setting(text) for text in settings])

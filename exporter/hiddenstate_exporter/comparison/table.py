@@ -25,7 +25,8 @@ TAKEN, OTHER, EDGE = "#2166ac", "#b8c4d0", "#d6604d"
 def make_table(results: Sequence[Result], recommendation: Recommendation) -> Table:
     """Makes the table for a terminal; the one to take is marked."""
     titles = ("ppl", "train tok/s", "ms/token", "MB", "params, M")
-    table = Table("", "width", *titles, "epochs", caption="* take this", box=SIMPLE)
+    table = Table("", "width", *titles, "epochs", caption="* take this", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.columns[0].no_wrap, table.columns[0].overflow = True, "fold"
     for column in table.columns[1:]:
         column.justify = "right"
     for result in results:

@@ -42,13 +42,21 @@ def draw_curves(log: Sequence[dict[str, Any]], metric: str, path: Path) -> None:
     above.plot(epochs, train, color=TRAIN, marker=marker, markersize=3, label="training, as regularised")
     above.plot(epochs, valid, color=VALID, marker=marker, markersize=3, label="validation")
     best = min(range(len(log)), key=lambda i: valid[i])
-    above.plot(epochs[best], valid[best], "o", color=BEST, label=f"best: {valid[best]:.4g}, epoch {epochs[best]:.4g}")
+    above.plot(
+        epochs[best],
+        valid[best],
+        "o",
+        color=BEST,
+        markersize=5,
+        label=f"best: {valid[best]:.4g}, epoch {epochs[best]:.4g}",
+    )
     above.set_ylabel(metric.replace("_", " "))
     above.legend(frameon=False)
     below.plot(epochs, [line["lr"] for line in log], color=TRAIN, marker=marker, markersize=3)
     below.set_ylabel("learning rate")
     below.set_ylim(bottom=0)
     below.set_xlabel("epoch")
+    below.set_xlim(left=0)
     for axes in (above, below):
         axes.grid(alpha=0.25, which="both")
         axes.spines[["top", "right"]].set_visible(False)

@@ -131,6 +131,7 @@ class _Run:
             max_steps=self._max_steps(),
             max_seconds=self.limits.max_minutes * 60 if self.limits.max_minutes else None,
         )
+        self.warmup_steps = options.schedule.warmup_steps
         self.progress = Progress()
         self._started = self._saved = clock()
         self._lr = self.optimizer.lr  # of the last step
@@ -155,6 +156,7 @@ class _Run:
 
     def until_end(self, interruption: Interruption) -> Outcome:
         self._started = self.clock() - self.progress.seconds
+        self._check_warmup()
         ending = self._limit_reached()
         while ending is None:
             ending = self._epoch(interruption)
@@ -172,6 +174,15 @@ class _Run:
         if self.limits.max_tokens is None:
             return steps
         return min(steps, math.ceil(self.limits.max_tokens / self.task.tokens_per_step))
+
+    def _check_warmup(self) -> None:
+        """Says so where the run ends before the learning rate has risen: it hardly learns then."""
+        warmup, steps = self.warmup_steps, self._max_steps()
+        if warmup > steps:
+            self.reporter.say(
+                f"warning: the learning rate rises over {warmup} steps (schedule.warmup_steps), and the run has "
+                f"{steps}: it will hardly learn; make the rise shorter or the run longer"
+            )
 
     def _limit_reached(self) -> Ending | None:
         progress, limits = self.progress, self.limits

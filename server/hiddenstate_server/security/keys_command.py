@@ -42,7 +42,10 @@ def keys() -> None:
 @click.option("--scope", "scopes", type=click.Choice(SCOPES), multiple=True, required=True, help="What it is good for.")
 @_keys_file
 def add(name: str, scopes: Sequence[str], keys_file: Path) -> None:
-    """Make a key and print it: it is shown this once, the file has only its hash."""
+    """Make a key and print it, this once.
+
+    The file has only its hash.
+    """
     known = _read(keys_file) if keys_file.exists() else Keys({})
     if name in known.by_name:
         raise click.ClickException(f"{keys_file} has a key {name} already; remove it first")

@@ -73,6 +73,7 @@ class Use:
             rate = self._limits.calls_per_s
             raise OverloadedError(
                 f"{self._name} may make {rate:g} calls a second (--caller-calls-per-s): send this one again later",
+                reason="caller_calls",
                 retry_after_s=wait_s,
             )
 
@@ -90,6 +91,7 @@ class Use:
             raise OverloadedError(
                 f"{self._name} may use {self._limits.tokens_per_s:g} tokens a second (--caller-tokens-per-s), and this "
                 f"request has {tokens:,}: send it again later, or in smaller parts",
+                reason="caller_tokens",
                 retry_after_s=wait_s,
             )
 
@@ -115,7 +117,8 @@ class Use:
         if not is_one_more:
             raise OverloadedError(
                 f"{self._name} has {streams} streams open, as many as it may (--caller-streams): "
-                "end one, or send many requests over one"
+                "end one, or send many requests over one",
+                reason="caller_streams",
             )
         try:
             yield

@@ -44,13 +44,13 @@ async def _supervise(settings: Settings, command: Sequence[str]) -> None:
         keepers = [Keeper(number, shared, command, ledger=ledger) for number in numbers]
         with _exposed(settings, keepers) as metrics_address:
             try:
-                await _serve(keepers, address, metrics_address, metrics_tls=settings.metrics_tls)
+                await _serve(keepers, address, metrics_address, settings)
             finally:
                 await _end(keepers, settings.drain_timeout_s + _END_S)
 
 
 async def _serve(
-    keepers: Sequence[Keeper], address: Address, metrics_address: Address | None, *, metrics_tls: bool
+    keepers: Sequence[Keeper], address: Address, metrics_address: Address | None, settings: Settings
 ) -> None:
     """Starts all workers, announces them, and returns when a signal comes."""
     end_at_once = partial(_signal, keepers, signal.SIGKILL)
@@ -65,7 +65,7 @@ async def _serve(
     try:
         await _until(all_serve, keeping)
         told_to_stop = stop_signal(end_at_once)
-        announce(announcement(_offer(keepers), address, metrics_address, metrics_tls=metrics_tls))
+        announce(announcement(_offer(keepers), address, metrics_address, settings))
         await _until(told_to_stop, keeping)
     finally:
         for task in keeping:
