@@ -22,6 +22,7 @@ from hiddenstate_exporter.graphs.int8_graph import (
     write_int8_language_model_graphs,
     write_int8_sentence_encoder_graphs,
 )
+from hiddenstate_exporter.graphs.quantization import WEIGHT_BITS
 from hiddenstate_exporter.graphs.stack_shape import StackShape, tensor_shapes
 from hiddenstate_server.bundle import (
     CARD_FILE,
@@ -173,5 +174,6 @@ def _variants(graphs: dict[str, str], int8: Int8Graphs) -> dict[VariantName, Var
             parity=_PARITY,
             activation_bounds=int8.activation_bounds,
             state_bounds=int8.state_bounds,
+            weight_bits=WEIGHT_BITS,
         ),
     }

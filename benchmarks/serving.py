@@ -21,7 +21,6 @@ from benchmarks.profile import Profile
 from benchmarks.report import aims_table, replace_section, table, threads_table
 from benchmarks.results import Aim, Outcome, Row
 from hiddenstate_server.bundle import VariantName
-from hiddenstate_server.variant_choice import lacks_int8_instructions
 
 
 @click.command()
@@ -59,10 +58,6 @@ def main(
     image: Path | None,
 ) -> None:
     """Measure CASES, all of them if none is named. Installs its peers into .venv-bench the first time."""
-    if variant == "int8" and lacks_int8_instructions():
-        raise click.UsageError(
-            "--variant int8: this CPU has no instructions for int8 products, so the server would run fp32 graphs"
-        )
     if not no_peers:
         peers.install()
     click.echo(f"{machine()}\n{versions()}")

@@ -20,6 +20,7 @@ from hiddenstate_exporter.graphs.int8_graph import (
     write_int8_sentence_encoder_graphs,
 )
 from hiddenstate_exporter.graphs.pooling_graph import Pooling
+from hiddenstate_exporter.graphs.quantization import WEIGHT_BITS
 from hiddenstate_exporter.graphs.stack_shape import StackShape
 from hiddenstate_server.bundle import Parity, Variant, load_bundle, write_bundle
 from hiddenstate_server.tokenizer import word_ranks
@@ -88,6 +89,7 @@ def _add(path: Path, written: Int8Graphs) -> Path:
         parity=Parity(tolerance=TOLERANCE, worst=0.0, cases=1, provider="CPUExecutionProvider"),
         activation_bounds=written.activation_bounds,
         state_bounds=written.state_bounds,
+        weight_bits=WEIGHT_BITS,
     )
     write_bundle(msgspec.structs.replace(bundle, variants={**bundle.variants, "int8": variant}), path)
     return path

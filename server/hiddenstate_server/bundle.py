@@ -123,6 +123,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     metrics: dict[str, float] = {}  # where they differ from the bundle's
     activation_bounds: dict[str, Amount] = {}  # of what int8 products read: tensor -> largest absolute value
     state_bounds: tuple[StateBound, ...] = ()  # what a given state must keep to, for these bounds to hold
+    weight_bits: int = 8  # of int8 products; with 7 no pair of them leaves 16 bits, and every CPU computes the same
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -23,6 +23,7 @@ _BATCH_SIZES = (1, 16)
 _RUNS = 7  # the fastest counts: a busy machine only ever adds to a run
 _measuring = threading.Lock()  # models are loaded side by side, but two measurements at once are none
 _CPU_INFO = Path("/proc/cpuinfo")
+_PORTABLE_BITS = 7
 _FLAGS = {"flags": ("avx512_vnni", "avx_vnni"), "Features": ("asimddp",)}  # x86, ARM: a word of products at once
 
 
@@ -61,8 +62,8 @@ def load_variant(wanted: Wanted, bundle: Bundle, provider: Provider, load: Calla
     return _faster(bundle, load("fp32"), load("int8"))
 
 
-def lacks_int8_instructions() -> bool:
-    """Tells whether int8 graphs are never taken on this CPU, as Linux says; elsewhere only the measurement tells."""
+def _lacks_instructions() -> bool:
+    """Reads what Linux says of the CPU; elsewhere only the measurement tells."""
     try:
         lines = _CPU_INFO.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
@@ -80,8 +81,10 @@ def _problem(bundle: Bundle, provider: Provider) -> str | None:
         return "the bundle has no int8 graphs"
     if provider.name != CPU:
         return f"{provider.name} has no int8 products of this kind"
-    # Without these instructions x86 multiplies bytes in 16 bits that overflow, or slowly.
-    return "this CPU has no instructions for int8 products" if lacks_int8_instructions() else None
+    # Without these instructions x86 adds products of bytes up in 16 bits, which weights of 8 bits overflow.
+    if bundle.variants["int8"].weight_bits > _PORTABLE_BITS and _lacks_instructions():
+        return "this CPU has no instructions for int8 products of weights with 8 bits"
+    return None
 
 
 def _faster(bundle: Bundle, fp32: R, int8: R) -> Choice[R]:

@@ -43,7 +43,7 @@ def int8_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def int8_wire(int8_models: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
     """A server of int8 graphs, whether or not they are fast here; without a cache, so that all is computed."""
     monkeypatch.setattr(variant_choice, "_LEAST_GAIN", 0.0)
-    monkeypatch.setattr(variant_choice, "lacks_int8_instructions", lambda: False)
+    monkeypatch.setattr(variant_choice, "_lacks_instructions", lambda: False)
     async with serving(int8_models, variant="int8", runners=2, cache_bytes=0) as wire:
         reader: Any = wire.server.repository.language_model()._reader
         assert reader._state_bounds  # which only int8 graphs have

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bundles import language_model_bundle
 from hiddenstate_server import variant_choice
-from hiddenstate_server.bundle import Bundle, VariantName, load_bundle
+from hiddenstate_server.bundle import Bundle, VariantName, load_bundle, write_bundle
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.context import Context
 from hiddenstate_server.errors import ConfigError, InvalidRequestError
@@ -24,6 +24,7 @@ from hiddenstate_server.variant_choice import Choice, Wanted, load_variant
 from int8_bundles import int8_language_model_bundle, int8_sentence_encoder_bundle
 
 HERE = Provider(name=CPU, reason="as asked")
+_NO_INSTRUCTIONS = "this CPU has no instructions for int8 products of weights with 8 bits"
 X86 = "processor : 0\nflags : fpu avx2 avx512f {}\n"
 ARM = "processor : 0\nFeatures : fp asimd {}\n"
 
@@ -54,6 +55,12 @@ class FakeRunner:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return load_bundle(int8_language_model_bundle(tmp_path_factory.mktemp("models")))
+
+
+def with_weight_bits(bundle: Bundle, bits: int) -> Bundle:
+    """Returns a bundle that says so of its int8 weights."""
+    int8 = msgspec.structs.replace(bundle.variants["int8"], weight_bits=bits)
+    return msgspec.structs.replace(bundle, variants={**bundle.variants, "int8": int8})
 
 
 @pytest.fixture(autouse=True)
@@ -142,13 +149,21 @@ def test_a_gpu_runs_float32(bundle: Bundle, clock: FakeClock) -> None:
         ("", "int8"),
     ],
 )
-def test_a_cpu_without_int8_instructions_runs_float32(
+def test_a_cpu_without_int8_instructions_runs_float32_instead_of_weights_with_8_bits(
     bundle: Bundle, clock: FakeClock, cpu_info: Path, text: str, expected: str
 ) -> None:
     cpu_info.write_text(text)
-    _, variant, reason = choose(bundle, clock)
+    _, variant, reason = choose(with_weight_bits(bundle, 8), clock)
     assert variant == expected
-    assert (reason == "this CPU has no instructions for int8 products") == (expected == "fp32")
+    assert (reason == _NO_INSTRUCTIONS) == (expected == "fp32")
+
+
+def test_weights_with_7_bits_are_measured_on_every_cpu(bundle: Bundle, clock: FakeClock, cpu_info: Path) -> None:
+    cpu_info.write_text(X86.format("avx512bw"))
+    assert bundle.variants["int8"].weight_bits == 7
+    _, variant, reason = choose(bundle, clock)
+    assert variant == "int8"
+    assert "times as fast as fp32 here" in reason
 
 
 def test_where_nothing_is_known_of_the_cpu_the_measurement_decides(
@@ -240,10 +255,11 @@ class TestServed:
     async def test_asking_for_int8_where_it_is_slow_warns_and_runs_float32(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        int8_language_model_bundle(tmp_path / "models")
+        folder = int8_language_model_bundle(tmp_path / "models")
+        write_bundle(with_weight_bits(load_bundle(folder), 8), folder)
         load(tmp_path / "models", variant="int8").close()
         (line,) = [record for record in caplog.records if record.levelno == logging.WARNING]
-        assert line.getMessage() == "running tiny-lm 1 in fp32: this CPU has no instructions for int8 products"
+        assert line.getMessage() == f"running tiny-lm 1 in fp32: {_NO_INSTRUCTIONS}"
 
 
 def load(folder: Path, **settings: object) -> Repository:

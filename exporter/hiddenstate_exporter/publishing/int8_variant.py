@@ -16,6 +16,7 @@ from hiddenstate_exporter.graphs.int8_graph import (
     write_int8_language_model_graphs,
     write_int8_sentence_encoder_graphs,
 )
+from hiddenstate_exporter.graphs.quantization import WEIGHT_BITS
 from hiddenstate_exporter.publishing.activation_bounds import check_activation_bounds
 from hiddenstate_exporter.publishing.build import finite
 from hiddenstate_exporter.publishing.checkpoint_model import (
@@ -91,6 +92,7 @@ def build_int8(folder: Path, bundle: Bundle, checkpoint: Model, *, fold_limit: i
         parity=parity,
         activation_bounds=written.activation_bounds,
         state_bounds=written.state_bounds,
+        weight_bits=WEIGHT_BITS,
     )
     check_activation_bounds(folder, bundle, variant)
     return variant
