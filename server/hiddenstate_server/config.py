@@ -5,6 +5,7 @@ Each field is a setting: `max_batch` is the flag `--max-batch` and the environme
 """
 
 import dataclasses
+import ipaddress
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,6 +58,14 @@ class Address(NamedTuple):
         if ":" in host and not (host.startswith("[") and host.endswith("]")):
             raise ValueError(f"{text!r}: an IPv6 address stands in brackets, for example [::1]:50051")
         return cls(host.strip("[]"), int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can call there, as far as the text tells."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -129,8 +138,11 @@ class EngineSettings:
         "How long a version that was replaced goes on for calls and contexts that still use it, in seconds.",
         metavar="SECONDS",
     )
-    repository_calls: Literal["on", "off"] = setting(
-        "on", "Model execution", "Whether callers may load and unload models. With several --workers they may not."
+    repository_calls: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "Model execution",
+        "Whether callers may load and unload models. auto: where only this machine can call (--listen 127.0.0.1), or "
+        "callers show keys. With several --workers they may not.",
     )
     state_key_file: Path | None = setting(  # noqa: RUF009
         None,

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -175,11 +175,17 @@ class Server:
     def _open_repository(self, loop: asyncio.AbstractEventLoop) -> Repository:
         settings = self._settings
         source = open_source(settings.models, settings.models_cache)
-        engine = settings.engine
-        if self._shares_port:  # a call reaches one process, and the others would go on otherwise
-            engine = dataclasses.replace(engine, repository_calls="off")
+        engine = dataclasses.replace(settings.engine, repository_calls=self._repository_calls())
         may_be_filled = settings.watch_models != "off" or engine.repository_calls == "on"
         return Repository.open(source, settings=engine, metrics=self.metrics, loop=loop, may_be_empty=may_be_filled)
+
+    def _repository_calls(self) -> Literal["on", "off"]:
+        wanted = self._settings.engine.repository_calls
+        if self._shares_port:  # a call reaches one process, and the others would go on otherwise
+            return "off"
+        if wanted == "auto":  # else a stranger could unload every model
+            return "on" if self.address.is_loopback or self._access is not None else "off"
+        return wanted
 
     def _watch(self) -> None:
         how, interval_s = self._settings.watch_models, self._settings.poll_interval_s

@@ -162,8 +162,8 @@ def draw(samples: Sequence[Sample], path: Path) -> None:
     figure, axes = pyplot.subplots(len(names), sharex=True, figsize=(9, 2 * len(names)))
     for axis, name in zip(axes, names, strict=True):
         axis.plot([each.minutes for each in samples], [getattr(each, name) for each in samples])
-        axis.set_ylabel(name.replace("_", " "))
-        axis.set_ylim(bottom=0)
+        axis.set_ylabel(name.replace("_", " ").replace("mib", "MiB"))
+        axis.set_ylim(0, 1.1 * max(1.0, *(getattr(each, name) for each in samples)))
     axes[-1].set_xlabel("minutes")
     figure.tight_layout()
     figure.savefig(path)

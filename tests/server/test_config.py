@@ -50,3 +50,11 @@ def test_a_setting_that_does_not_exist_is_refused() -> None:
 @pytest.mark.parametrize("text", ["127.0.0.1:50051", "[::1]:0", "localhost:65535", "0.0.0.0:9464"])
 def test_an_address_is_read_and_written_alike(text: str) -> None:
     assert str(Address.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False)],
+)
+def test_it_is_known_where_only_this_machine_can_call(host: str, expected: bool) -> None:
+    assert Address(host, 50051).is_loopback == expected

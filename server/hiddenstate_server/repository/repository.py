@@ -51,7 +51,7 @@ class Repository:
         self.cache: PrefixCache = loader.cache
         self.state_keys = loader.state_keys
         self.source = source
-        self._takes_calls = settings.repository_calls == "on"
+        self._takes_calls = settings.repository_calls != "off"
         self._unload_timeout_s = settings.unload_timeout_s
         self._metrics = metrics
         self._budget = MemoryBudget(settings.max_models_memory)
@@ -230,7 +230,8 @@ class Repository:
     def _check_calls(self) -> None:
         if not self._takes_calls:
             raise UnsupportedError(
-                "this server loads and unloads no models by call (--repository-calls off, or several --workers); "
+                "this server loads and unloads no models by call (--repository-calls; auto takes those from its own "
+                "machine, or with keys; several --workers take none); "
                 "change its repository instead"
             )
 
