@@ -304,6 +304,9 @@ class Settings:
     max_concurrent_calls: int = setting(
         2048, "Limits", "Calls without a stream that are worked on at a time; more are refused at once.", minimum=1
     )
+    max_streams: int = setting(
+        10_000, "Limits", "Streams that are open at a time; more are refused at once.", minimum=1
+    )
     caller_calls_per_s: float = setting(
         0.0,
         "Limits",

@@ -28,6 +28,7 @@ RefusalReason = Literal[
     "queue_slow",  # the deadline would pass before its turn
     "too_large",  # it alone is more than the queue takes
     "too_many_calls",
+    "too_many_streams",
     "too_many_contexts",  # on one stream
     "sequence_memory",
     "tensor_memory",

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 from hiddenstate_server.call_metrics import CallMetrics, MethodMetrics
 from hiddenstate_server.drain import RunningCalls
-from hiddenstate_server.errors import OverloadedError, ServingError
+from hiddenstate_server.errors import OverloadedError, RefusalReason, ServingError
 from hiddenstate_server.logs import log_fields
 from hiddenstate_server.security.access import Access
 
@@ -66,19 +66,33 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         metrics: CallMetrics,
         log_calls: Literal["none", "failed", "all"],
         max_calls: int,
+        max_streams: int,
         access: Access | None = None,
         log_sample: float = 1.0,
         tracing: "Tracing | None" = None,
     ) -> None:
-        """`log_sample` is the share of calls without a failure that are logged, where all are."""
+        """`max_calls` and `max_streams` are those at a time; a call that streams no requests is no stream.
+
+        `log_sample` is the share of calls without a failure that are logged, where all are.
+        """
         self._running = running
         self._metrics = metrics
         self._log_calls = log_calls
         self._log_sample = log_sample
         self._tracing = tracing
-        self._max_calls = max_calls  # at a time, streams not counted
         self._access = access
-        self._calls = 0
+        self._calls = _Places(
+            max_calls,
+            "the server works on {:,} calls, as many as it may (--max-concurrent-calls): send this one again later, or "
+            "send many requests over one stream",
+            "too_many_calls",
+        )
+        self._streams = _Places(
+            max_streams,
+            "the server has {:,} open streams, as many as it may (--max-streams): send many requests over one stream, "
+            "or come again later",
+            "too_many_streams",
+        )
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -116,8 +130,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             behavior = self._tracing.of_call(method, behavior)
         # A stream reads in its own behavior, where errors are seen without help.
         deserialize = handler.request_deserializer if is_stream else _lenient(handler.request_deserializer)
-        if not is_stream:
-            behavior = self._capped(behavior)
+        behavior = (self._streams if is_stream else self._calls).capped(behavior)
         if self._access is not None:
             later = None if is_stream else deserialize
             is_long = is_stream or handler.response_streaming
@@ -150,23 +163,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _capped(self, behavior: Behavior) -> Behavior:
-        async def call(request: Any, context: Context) -> Any:
-            if self._calls >= self._max_calls:
-                raise OverloadedError(
-                    f"the server works on {self._calls:,} calls, as many as it may (--max-concurrent-calls): "
-                    "send this one again later, or send many requests over one stream",
-                    retry_after_s=_RETRY_S,
-                    reason="too_many_calls",
-                )
-            self._calls += 1
-            try:
-                return await behavior(request, context)
-            finally:
-                self._calls -= 1
-
-        return call
-
     def _end(self, series: MethodMetrics, code: grpc.StatusCode, seconds: float, context: Context) -> None:
         series.end(code.name, seconds)
         failed = code is not grpc.StatusCode.OK
@@ -177,6 +173,30 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 method=series.method, code=code.name, duration_ms=round(1000 * seconds, 3), peer=context.peer()
             )
             _log.info("call", extra=fields)
+
+
+class _Places:
+    """How many calls of a kind there may be at a time. Belongs to the event loop."""
+
+    def __init__(self, most: int, message: str, reason: RefusalReason) -> None:
+        self._most = most
+        self._message = message
+        self._reason = reason
+        self._taken = 0
+
+    def capped(self, behavior: Behavior) -> Behavior:
+        """Makes a behavior that takes a place first, and raises OverloadedError where there is none."""
+
+        async def call(request: Any, context: Context) -> Any:
+            if self._taken >= self._most:
+                raise OverloadedError(self._message.format(self._taken), retry_after_s=_RETRY_S, reason=self._reason)
+            self._taken += 1
+            try:
+                return await behavior(request, context)
+            finally:
+                self._taken -= 1
+
+        return call
 
 
 def _hint(error: Exception) -> tuple[tuple[str, str], ...]:

@@ -91,6 +91,7 @@ class Server:
                     log_sample=settings.log_sample,
                     tracing=self.metrics.tracing,
                     max_calls=settings.max_concurrent_calls,
+                    max_streams=settings.max_streams,
                     access=self._access,
                 )
             ],

@@ -24,18 +24,18 @@ from serving import Wire, failure, serving, until
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
-        (ModelNotFoundError, grpc.StatusCode.NOT_FOUND),
-        (OverloadedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-        (ShuttingDownError, grpc.StatusCode.UNAVAILABLE),
-        (DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED),
-        (ModelFailedError, grpc.StatusCode.INTERNAL),
+        (InvalidRequestError("what to change"), grpc.StatusCode.INVALID_ARGUMENT),
+        (ModelNotFoundError("what to change"), grpc.StatusCode.NOT_FOUND),
+        (OverloadedError("what to change", reason="queue_full"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (ShuttingDownError("what to change"), grpc.StatusCode.UNAVAILABLE),
+        (DeadlineError("what to change"), grpc.StatusCode.DEADLINE_EXCEEDED),
+        (ModelFailedError("what to change"), grpc.StatusCode.INTERNAL),
     ],
 )
 async def test_each_error_goes_through_the_wire_with_its_code_and_message(
-    wire: Wire, monkeypatch: pytest.MonkeyPatch, error: type[ServingError], code: grpc.StatusCode
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, error: ServingError, code: grpc.StatusCode
 ) -> None:
-    monkeypatch.setattr(wire.server.repository, "language_model", raiser(error("what to change")))
+    monkeypatch.setattr(wire.server.repository, "language_model", raiser(error))
     failed = await failure(wire.language_model.Predict(PredictRequest(text="I")))
     assert (failed.code(), failed.details()) == (code, "what to change")
     await until(lambda: wire.metric("hiddenstate_requests_total", method="Predict", code=code.name) == 1)

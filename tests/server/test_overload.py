@@ -123,6 +123,25 @@ async def test_calls_that_fail_or_are_cancelled_give_their_places_back(models_di
         assert (await wire.language_model.Predict(PredictRequest(text=TEXT))).candidates
 
 
+async def test_one_stream_too_many_is_refused_and_an_ended_one_gives_its_place_back(models_dir: Path) -> None:
+    request = PredictStreamRequest(requests=[StreamedPredictRequest(predict=PredictRequest(text=TEXT))])
+    async with serving(models_dir, max_streams=1) as wire:
+        first: Any = wire.language_model.PredictStream()
+        await first.write(request)
+        assert (await first.read()).responses[0].response.candidates
+        one_more: Any = wire.sentence_encoder.EncodeStream()
+        refused = await failure(one_more.read())
+        assert (refused.code(), pushback_of(refused)) == (EXHAUSTED, "100")
+        assert "1 open streams, as many as it may (--max-streams)" in (refused.details() or "")
+        assert (await wire.language_model.Predict(PredictRequest(text=TEXT))).candidates
+        first.cancel()
+        await until(lambda: not wire.server.running.count)
+        again: Any = wire.language_model.PredictStream()
+        await again.write(request)
+        assert (await again.read()).responses[0].response.candidates
+        again.cancel()
+
+
 async def both_run(wire: Wire, gate: Gate) -> None:
     """Returns when one call stands before the gate and another behind it."""
     await gate.reached()
