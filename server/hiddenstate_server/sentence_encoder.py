@@ -23,7 +23,7 @@ from hiddenstate_server.sentence import EncodeStep, Sentence
 from hiddenstate_server.tokenizer import Tokenizer
 from hiddenstate_server.wire import EncodingWriter
 
-# More sentences in one run take longer, and a CPU is no faster with them (benchmarks: unary-encode, in process).
+# More sentences in one run take longer, and a CPU is no faster with them (benchmarks: client-encode, in process).
 _MOST_ROWS_ON_CPU = 32
 # Above this many characters sentences are cut into tokens on another thread, so that the event loop goes on.
 _LONG_TEXT = 4_000

@@ -62,6 +62,18 @@ def load_variant(wanted: Wanted, bundle: Bundle, provider: Provider, load: Calla
     return _faster(bundle, load("fp32"), load("int8"))
 
 
+def _problem(bundle: Bundle, provider: Provider) -> str | None:
+    """Says why int8 need not even be tried, or None."""
+    if "int8" not in bundle.variants:
+        return "the bundle has no int8 graphs"
+    if provider.name != CPU:
+        return f"{provider.name} has no int8 products of this kind"
+    # Without these instructions x86 adds products of bytes up in 16 bits, which weights of 8 bits overflow.
+    if bundle.variants["int8"].weight_bits > _PORTABLE_BITS and _lacks_instructions():
+        return "this CPU has no instructions for int8 products of weights with 8 bits"
+    return None
+
+
 def _lacks_instructions() -> bool:
     """Reads what Linux says of the CPU; elsewhere only the measurement tells."""
     try:
@@ -73,18 +85,6 @@ def _lacks_instructions() -> bool:
         if wanted := _FLAGS.get(key.strip()):
             return not set(wanted) & set(value.split())
     return False
-
-
-def _problem(bundle: Bundle, provider: Provider) -> str | None:
-    """Says why int8 need not even be tried, or None."""
-    if "int8" not in bundle.variants:
-        return "the bundle has no int8 graphs"
-    if provider.name != CPU:
-        return f"{provider.name} has no int8 products of this kind"
-    # Without these instructions x86 adds products of bytes up in 16 bits, which weights of 8 bits overflow.
-    if bundle.variants["int8"].weight_bits > _PORTABLE_BITS and _lacks_instructions():
-        return "this CPU has no instructions for int8 products of weights with 8 bits"
-    return None
 
 
 def _faster(bundle: Bundle, fp32: R, int8: R) -> Choice[R]:

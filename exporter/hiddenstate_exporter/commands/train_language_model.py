@@ -8,6 +8,7 @@ from typing import Any, Final
 import click
 
 from hiddenstate_exporter.commands.config_options import config_options, given_keys
+from hiddenstate_exporter.commands.device_options import DEVICE, PRECISION
 from hiddenstate_exporter.commands.errors import EXIT_INTERRUPTED, clear_errors, command_line
 from hiddenstate_exporter.commands.head_options import head_options, take_head
 from hiddenstate_exporter.commands.stack_options import check_forget_bias, stack_options
@@ -139,15 +140,8 @@ KEYS: Final = {
     metavar="N",
     help="Train against N drawn words and the batch's own instead of all words: faster. 0: all words.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="float32",
-    help="What products are computed in while training; auto: bfloat16 where that is faster.",
-)
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="auto: CUDA if there is one."
-)
+@PRECISION
+@DEVICE
 @click.option("--resume", is_flag=True, help="Continue the run in --run-dir.")
 @click.option(
     "--data-description", metavar="TEXT", help="What the data is, for the model card.  [default: the sources]"

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from hiddenstate_exporter.commands.device_options import DEVICE, PRECISION
 from hiddenstate_exporter.commands.errors import EXIT_INTERRUPTED, clear_errors, command_line, take_options
 from hiddenstate_exporter.commands.stack_options import check_forget_bias, only_with, stack_options
 
@@ -131,15 +132,8 @@ Examples:
 @click.option("--validations-per-epoch", type=click.IntRange(min=1), default=1, help="How often to validate.")
 @click.option("--seed", type=int, default=0, help="Of weights, dropout, samples and variants.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: as many as torch likes]")
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="float32",
-    help="What products are computed in while training; auto: bfloat16 where that is faster.",
-)
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="auto: CUDA if there is one."
-)
+@PRECISION
+@DEVICE
 @click.option(
     "--teacher-dtype",
     type=click.Choice(["float32", "bfloat16"]),

@@ -38,8 +38,7 @@ class WordDropout(nn.Module):
 def drop_weights(weight: Tensor, share: float) -> Tensor:
     """Returns a weight with some of its values dropped and the others scaled up: DropConnect, Wan et al. (2013).
 
-    The mask is made of floats: PyTorch fills those in parallel, and the boolean one of its own dropout seven times more
-    slowly, which made a fifth of the time of training.
+    The mask is made of floats, which PyTorch fills in parallel; the boolean one of its own dropout takes longer.
     """
     if not share:
         return weight
