@@ -304,6 +304,14 @@ class Settings:
     max_concurrent_calls: int = setting(
         2048, "Limits", "Calls without a stream that are worked on at a time; more are refused at once.", minimum=1
     )
+    max_pending_calls: int = setting(
+        128,
+        "Limits",
+        "Calls that have come and that the server has not looked at yet; gRPC itself turns more away. Fewer answer in "
+        "time under overload where callers wait less than 0.1 s; more let bursts of single calls pass.",
+        minimum=1,
+        maximum=2**30,
+    )
     max_streams: int = setting(
         10_000, "Limits", "Streams that are open at a time; more are refused at once.", minimum=1
     )

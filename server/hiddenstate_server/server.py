@@ -281,8 +281,9 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         # Calls that have come and not yet been looked at wait within gRPC, unseen and without a bound. When
         # the event loop cannot keep up, those that come on top are turned away there, before they cost it anything.
-        ("grpc.server.max_pending_requests", 128),
-        ("grpc.server.max_pending_requests_hard_limit", 256),
+        # Between the two limits it is left to chance, and what waits under overload is near the second: it is the next.
+        ("grpc.server.max_pending_requests", settings.max_pending_calls),
+        ("grpc.server.max_pending_requests_hard_limit", settings.max_pending_calls + 1),
         # A caller that vanished without a word must not hold its streams for two hours.
         ("grpc.keepalive_time_ms", int(1000 * settings.keepalive_s)),
         ("grpc.keepalive_timeout_ms", int(1000 * settings.keepalive_timeout_s)),

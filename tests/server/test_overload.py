@@ -1,5 +1,7 @@
 """What is refused because there is too much of it says when to come again, through the wire."""
 
+import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,12 +10,13 @@ from typing import Any
 import grpc
 
 from hiddenstate.v1.language_model_pb2 import PredictRequest, PredictStreamRequest, StreamedPredictRequest
+from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceStub
 from hiddenstate.v1.model_pb2 import ListModelsRequest
 from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
 from hiddenstate.v1.usage_pb2 import RequestError
 from hiddenstate_server.inference.open_inference_pb2 import ServerReadyRequest
 from hiddenstate_server.language_model import LanguageModel
-from serving import Gate, Wire, failure, held, serving, until
+from serving import WAIT_S, Gate, Wire, failure, held, serving, until
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 PUSHBACK = "grpc-retry-pushback-ms"
@@ -146,3 +149,21 @@ async def both_run(wire: Wire, gate: Gate) -> None:
     """Returns when one call stands before the gate and another behind it."""
     await gate.reached()
     await until(lambda: wire.metric("hiddenstate_requests_in_flight", method="Predict") == 2)
+
+
+async def test_calls_that_nobody_has_looked_at_are_bounded_and_the_rest_told_at_once(models_dir: Path) -> None:
+    async with serving(models_dir, max_pending_calls=8) as wire:
+        with grpc.insecure_channel(str(wire.server.address)) as channel:
+            predict = LanguageModelServiceStub(channel).Predict
+            await asyncio.to_thread(predict, PredictRequest(text=TEXT), timeout=WAIT_S)
+            calls = [predict.future(PredictRequest(text=TEXT), timeout=WAIT_S) for _ in range(40)]
+            # The event loop stands still: what is told now is told by gRPC.
+            end = time.monotonic() + WAIT_S / 4
+            while sum(call.done() for call in calls) < 30 and time.monotonic() < end:
+                time.sleep(0.01)  # noqa: ASYNC251
+            codes = [call.code() for call in calls if call.done()]
+            rest = [call for call in calls if not call.done()]
+            for call in rest:
+                await asyncio.to_thread(call.result)
+    assert set(codes) == {grpc.StatusCode.CANCELLED}
+    assert len(rest) == 10  # one is above the first of gRPC's limits, and one has been handed over to be looked at
