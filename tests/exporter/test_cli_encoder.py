@@ -168,7 +168,11 @@ def test_a_wrong_option_or_file_is_told_in_one_line(data: Path, tmp_path: Path) 
     (tmp_path / "empty.txt").touch()
     (tmp_path / "bad.csv").write_text("a,b,c\n")
     wrong: list[tuple[tuple[object, ...], int, str]] = [
-        ((), 2, "there is nothing to train on: give --data, --in-domain or --text"),
+        (
+            (),
+            1,
+            "data: there is nothing to train on: give sentences, in_domain or text (--data, --in-domain or --text)",
+        ),
         (("--data", tmp_path / "empty.txt"), 1, "0 different sentences are too few to train on"),
         (("--data", tmp_path / "gone.txt"), 1, "gone.txt"),
         (("--data", data, "--dimension", 9), 1, "dimension is 9, but the teacher's vectors have 8"),

@@ -16,7 +16,13 @@ from hiddenstate_exporter.training.run_config import (
     to_tables,
     write_tables,
 )
+from hiddenstate_exporter.training.sentence_encoder_config import SentenceEncoderRun
 
+RECIPES = Path(__file__).parents[2] / "exporter" / "recipes"
+RUN_OF: dict[str, type[LanguageModelRun | SentenceEncoderRun]] = {
+    "language-model": LanguageModelRun,
+    "sentence-encoder": SentenceEncoderRun,
+}
 RUN = """
 [data]
 sources = ["a.txt"]
@@ -108,7 +114,52 @@ def test_a_run_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert make_run(LanguageModelRun, read_tables(tmp_path / "config.toml"), "config.toml") == run
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "exporter" / "recipes").glob("*.toml")))
-def test_every_recipe_is_a_run(path: Path) -> None:
-    run = make_run(LanguageModelRun, read_tables(path), path.name)
-    assert network_config(run, vocab_size=10_000).tied
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.name)
+def test_every_recipe_is_a_run_and_its_header_says_how_to_start_it(path: Path) -> None:
+    kind = RUN_OF[path.read_text(encoding="utf-8").partition("hiddenstate train ")[2].split()[0]]
+    run = make_run(kind, read_tables(path), path.name)
+    if isinstance(run, LanguageModelRun):
+        assert network_config(run, vocab_size=10_000).tied
+    assert f"--config exporter/recipes/{path.name} --run-dir runs/{path.stem}" in path.read_text(encoding="utf-8")
+
+
+def make_encoder(tables: dict[str, Any]) -> SentenceEncoderRun:
+    return make_run(SentenceEncoderRun, {"data": {"sentences": ["a.txt"]}} | tables, "run.toml")
+
+
+def test_a_table_that_both_kinds_of_run_have_keeps_the_defaults_of_its_own() -> None:
+    run = make_encoder({"optimizer": {"clip": 2.0}, "training": {"patience": 3}})
+    assert (run.optimizer.weight_decay, run.optimizer.clip) == (0.0, 2.0)
+    assert (run.training.max_epochs, run.training.patience) == (20, 3)
+    other = make({"optimizer": {"clip": 2.0}, "training": {"patience": 3}})
+    assert (other.optimizer.weight_decay, other.training.max_epochs) == (0.01, 40)
+
+
+@pytest.mark.parametrize(
+    ("tables", "reason"),
+    [
+        ({"distilation": {}}, r"run\.toml: distilation: no such table; is distillation meant\?"),
+        ({"distillation": {"techer": "a"}}, r"run\.toml: distillation\.techer: no such key; is teacher meant\?"),
+        ({"data": {"sentence": ["a.txt"]}}, r"run\.toml: data\.sentence: no such key; is sentences meant\?"),
+        ({"data": {}}, r"run\.toml: data: there is nothing to train on: give sentences, in_domain or text"),
+        ({"data": {"text": ["a"], "repeat": 0}}, r"run\.toml: data\.repeat: expected `int` >= 1"),
+        ({"model": {"pooling": "median"}}, r"run\.toml: model\.pooling: invalid enum value 'median'"),
+        ({"training": {"compile": True}}, r"run\.toml: training\.compile: no such key"),
+        ({"batches": {"bptt": 3}}, r"run\.toml: batches\.bptt: no such key; there are batch_size"),
+    ],
+)
+def test_what_is_wrong_in_an_encoders_run_is_named_by_file_and_key(tables: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RunConfigError, match=reason):
+        make_encoder(tables)
+
+
+def test_an_encoders_run_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    run = make_encoder({"data": {"in_domain": ["a.csv:6,7"], "sts": "b.csv"}, "model": {"dimension": 5}})
+    write_tables(tmp_path / "config.toml", to_tables(run))
+    assert make_run(SentenceEncoderRun, read_tables(tmp_path / "config.toml"), "config.toml") == run
+
+
+@pytest.mark.parametrize("kind", [LanguageModelRun, SentenceEncoderRun])
+def test_a_run_without_any_table_has_nothing_to_train_on(kind: type[Any]) -> None:
+    with pytest.raises(RunConfigError, match="the command line: data: there is nothing to train on"):
+        make_run(kind, {}, "the command line")

@@ -1,23 +1,15 @@
 """`hiddenstate compare`. Torch is imported only once the command runs, so that --help is fast."""
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from hiddenstate_exporter.commands.choices import Choices
-from hiddenstate_exporter.commands.config_options import config_options, given_keys
+from hiddenstate_exporter.commands.config_options import config_options, given_keys, read_run
 from hiddenstate_exporter.commands.errors import EXIT_INTERRUPTED, clear_errors, command_line
-from hiddenstate_exporter.training.run_config import (
-    LanguageModelRun,
-    Tables,
-    lay_over,
-    make_run,
-    read_setting,
-    read_tables,
-)
+from hiddenstate_exporter.commands.threads import use_threads
+from hiddenstate_exporter.training.run_config import LanguageModelRun
 
 EPILOG = """
 \b
@@ -80,10 +72,10 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
     through which tokens are timed. The LSTM is recommended unless another architecture is better by more than chance,
     or a GRU is as good and faster to serve.
     """
-    run = _read_run(ctx, given["config_path"], given["settings"])
-    if run.training.threads:
-        os.environ.setdefault("RAYON_NUM_THREADS", str(run.training.threads))  # the tokenizer's threads
-    import torch
+    run = read_run(LanguageModelRun, ctx, given_keys(ctx, KEYS))
+    if run.training.max_minutes is None and run.training.max_tokens is None:
+        raise click.UsageError("give the budget of each training: --max-minutes or --max-tokens")
+    use_threads(run.training.threads)
     from rich.console import Console
 
     from hiddenstate_exporter.comparison import comparison
@@ -92,8 +84,6 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
     from hiddenstate_exporter.comparison.table import draw_table, make_table
     from hiddenstate_exporter.training.texts import read_texts
 
-    if run.training.threads:
-        torch.set_num_threads(run.training.threads)
     texts = read_texts(run.data)
     contenders = make_contenders(
         run, given["cells"], given["connections"], vocab_size=texts.vocab_size, parameters=given["parameters"]
@@ -117,12 +107,3 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
     Console().print(make_table(results, recommendation))
     click.echo(f"take {recommendation.name}: {recommendation.reason}")
     click.echo(f"numbers: {folder.results}, picture: {folder.picture}, bundles: {folder.path / 'models'}")
-
-
-def _read_run(ctx: click.Context, config: Path | None, settings: Sequence[str]) -> LanguageModelRun:
-    tables: Tables = read_tables(config) if config is not None else {}
-    changes = given_keys(ctx, KEYS) + [read_setting(text) for text in settings]
-    run = make_run(LanguageModelRun, lay_over(tables, changes), str(config or "the command line"))
-    if run.training.max_minutes is None and run.training.max_tokens is None:
-        raise click.UsageError("give the budget of each training: --max-minutes or --max-tokens")
-    return run

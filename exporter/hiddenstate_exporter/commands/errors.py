@@ -1,17 +1,15 @@
-"""What the exporter's commands share: errors as one line with exit code 1, options, the command as it was given."""
+"""What the exporter's commands share: errors as one line with exit code 1, and the command as it was given."""
 
-import dataclasses
 import functools
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final, ParamSpec, TypeVar
 
 import click
 from click.core import ParameterSource
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Options = TypeVar("Options")
 
 EXIT_INTERRUPTED: Final = 130  # as a shell says it of a command that Ctrl-C ended
 
@@ -32,12 +30,6 @@ def clear_errors(function: Callable[P, R]) -> Callable[P, R]:
             click.get_current_context().exit(EXIT_INTERRUPTED)
 
     return wrapper
-
-
-def take_options(kind: type[Options], given: Mapping[str, Any]) -> Options:
-    """Makes an options dataclass of the command's options that have the names of its fields."""
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    return kind(**{name: given[name] for name in names if name in given})
 
 
 def command_line(ctx: click.Context, leave_out: Sequence[str] = (), parent: Sequence[str] = ("train",)) -> str:

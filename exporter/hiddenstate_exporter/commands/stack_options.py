@@ -54,17 +54,18 @@ def stack_options(
     return decorate
 
 
-def check_forget_bias(ctx: click.Context) -> None:
-    """Refuses --forget-bias for cells without such a gate."""
-    only_with(ctx, "forget_bias", "cell", "lstm")
+def check_forget_bias(ctx: click.Context, cell: str) -> None:
+    """Refuses --forget-bias for a run whose cells have no such gate."""
+    only_with(ctx, "forget_bias", "cell", "lstm", chosen=cell)
 
 
-def only_with(ctx: click.Context, name: str, other: str, value: str) -> None:
-    """Refuses an option that means nothing beside what was chosen for another one.
+def only_with(ctx: click.Context, name: str, other: str, value: str, *, chosen: str | None = None) -> None:
+    """Refuses an option that means nothing beside what was chosen for another one, there or in the run's file.
 
     Raises:
-        click.UsageError: it was given, and the other option is not `value`.
+        click.UsageError: it was given, and `chosen` (or else the other option) is not `value`.
     """
-    if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and ctx.params[other] != value:
+    chosen = chosen or ctx.params[other]
+    if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and chosen != value:
         option = name.replace("_", "-")
-        raise click.UsageError(f"--{option} is for --{other} {value}, not for --{other} {ctx.params[other]}")
+        raise click.UsageError(f"--{option} is for --{other} {value}, not for --{other} {chosen}")

@@ -1,25 +1,17 @@
 """`hiddenstate train language-model`. Torch is imported only once the command runs, so that --help is fast."""
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from hiddenstate_exporter.commands.config_options import config_options, given_keys
+from hiddenstate_exporter.commands.config_options import config_options, given_keys, read_run
 from hiddenstate_exporter.commands.device_options import DEVICE, PRECISION
 from hiddenstate_exporter.commands.errors import EXIT_INTERRUPTED, clear_errors, command_line
 from hiddenstate_exporter.commands.head_options import head_options, take_head
 from hiddenstate_exporter.commands.stack_options import check_forget_bias, stack_options
-from hiddenstate_exporter.training.run_config import (
-    LanguageModelRun,
-    Tables,
-    lay_over,
-    make_run,
-    read_setting,
-    read_tables,
-)
+from hiddenstate_exporter.commands.threads import use_threads
+from hiddenstate_exporter.training.run_config import LanguageModelRun
 
 EPILOG = """
 \b
@@ -159,20 +151,14 @@ def language_model(ctx: click.Context, /, **given: Any) -> None:
     schedule and training (docs/training.md has all keys); options are laid over it. What was in force is kept in
     RUN_DIR/config.toml.
     """
-    check_forget_bias(ctx)
     if given["bidirectional"]:
         raise ValueError("a bidirectional model reads the next word, so it cannot predict it")
     run_dir, resume = given["run_dir"], given["resume"]
-    run = _read_run(ctx, given["config_path"], given["settings"], run_dir if resume else None)
-    threads = run.training.threads
-    if threads:
-        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizer's threads
-    import torch
-
+    run = read_run(LanguageModelRun, ctx, _changes(ctx), resumed=run_dir if resume else None)
+    check_forget_bias(ctx, run.model.cell)
+    use_threads(run.training.threads)
     from hiddenstate_exporter.training import language_model_run
 
-    if threads:
-        torch.set_num_threads(threads)
     outcome = language_model_run.run(
         run,
         run_dir,
@@ -184,17 +170,9 @@ def language_model(ctx: click.Context, /, **given: Any) -> None:
         ctx.exit(EXIT_INTERRUPTED)
 
 
-def _read_run(
-    ctx: click.Context, config: Path | None, settings: Sequence[str], resumed: Path | None
-) -> LanguageModelRun:
-    """Lays the options over the file: that of --config, or that of a run to resume."""
-    kept = resumed / "config.toml" if resumed is not None else None
-    path = config or (kept if kept is not None and kept.is_file() else None)
-    if path is None and resumed is not None and not given_keys(ctx, KEYS) and not settings:
-        raise ValueError(f"{kept}: no such file; there is nothing to resume (leave --resume out to start)")
-    tables: Tables = read_tables(path) if path is not None else {}
+def _changes(ctx: click.Context) -> list[tuple[str, Any]]:
+    """Returns what the options change of the file; --data takes the place of three texts apart."""
     changes = given_keys(ctx, KEYS) + take_head(ctx)
-    tables = lay_over(tables, changes + [read_setting(text) for text in settings])
-    if "sources" in tables.get("data", {}) and any(key == "data.sources" for key, _ in changes):
-        tables = lay_over(tables, [(f"data.{part}", ()) for part in ("train", "valid", "test")])
-    return make_run(LanguageModelRun, tables, str(path or "the command line"))
+    if any(key == "data.sources" for key, _ in changes):
+        changes += [(f"data.{part}", ()) for part in ("train", "valid", "test")]
+    return changes

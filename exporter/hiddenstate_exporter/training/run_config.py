@@ -1,6 +1,8 @@
-"""What a run is: one TOML file of tables, each a struct here. No PyTorch.
+"""What a run is: one TOML file of tables, each a struct. No PyTorch.
 
     hiddenstate train language-model --config run.toml --set optimizer.lr=20
+
+The tables of a language model's run are here, those of a sentence encoder's in `sentence_encoder_config`.
 
 Defaults, the file, options of the command line and `--set` are laid over each other in this order; the result is
 kept beside the run as `config.toml`, in its checkpoints and in the bundle.
@@ -106,8 +108,13 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    compile: bool = False  # torch.compile
     threads: Size | None = None
+
+
+class LanguageModelTraining(TrainingConfig, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a run ends, and what it runs on."""
+
+    compile: bool = False  # torch.compile
 
 
 class LanguageModelRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,7 +126,7 @@ class LanguageModelRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     batches: BatchConfig = BatchConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    training: TrainingConfig = TrainingConfig()
+    training: LanguageModelTraining = LanguageModelTraining()
 
 
 def read_tables(path: Path) -> Tables:
@@ -171,12 +178,14 @@ def lay_over(tables: Tables, settings: Iterable[tuple[str, Any]]) -> Tables:
 def make_run(kind: type[Run], tables: Mapping[str, Any], where: str) -> Run:
     """Makes the struct of a run; `where` says in errors what the tables come from.
 
+    A table that is not there counts as an empty one.
+
     Raises:
         RunConfigError: a key is not known, or a value is out of range; the message names it.
     """
     _check_keys(kind, tables, where)
     try:
-        return msgspec.convert(dict(tables), type=kind)
+        return msgspec.convert({name: {} for name in kind.__struct_fields__} | dict(tables), type=kind)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$.")
         place = place.rstrip("`")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hiddenstate_exporter.training.corpus import CorpusError, read_sources, read_text
+from hiddenstate_exporter.training.sentence_encoder_config import SentenceData
 
 MIN_SENTENCES = 20
 MIN_WORDS = 3  # of a sentence of running text; shorter ones are headings and debris
@@ -16,19 +17,6 @@ DROP, SWAP, REPLACE = 0.1, 0.05, 0.15  # of the words of a variant
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"\u201d\u2019']?\s+(?=[\"\u201c\u2018']?[A-Z])")
 _COLUMNS = re.compile(r"(?P<path>.+):(?P<columns>\d+(,\d+)*)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """Where sentences come from. `data` and `in_domain` name a file as PATH (one sentence a line), or as PATH:6,7 for
-    the sixth and seventh of its tab-separated columns."""
-
-    data: Sequence[str] = ()
-    in_domain: Sequence[str] = ()  # like what the encoder will serve: these count more
-    text: Sequence[str] = ()  # running text, to be split into sentences
-    max_text_sentences: int = 40_000  # a sample this large is taken of `text`
-    repeat: int = 3  # times an in-domain sentence comes in an epoch
-    variants: int = 4  # noisy copies made of each in-domain sentence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +34,8 @@ class Material:
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def collect(sources: Sources, *, held_out: int, exclude: Iterable[str] = (), seed: int = 0) -> Material:
-    """Reads all sources and holds `held_out` sentences back, or a tenth of them if there are few.
+def collect(data: SentenceData, *, exclude: Iterable[str] = (), seed: int = 0) -> Material:
+    """Reads all sources and holds `data.held_out` sentences back, or a tenth of them if there are few.
 
     The same sources and seed give the same material.
 
@@ -58,20 +46,20 @@ def collect(sources: Sources, *, held_out: int, exclude: Iterable[str] = (), see
     """
     rng = random.Random(seed)
     seen = {_key(sentence) for sentence in exclude}
-    in_domain = list(_new(_lines(sources.in_domain), seen))
-    general = list(_new(_lines(sources.data), seen))
-    text = list(_new(_sentences(sources.text), seen))
-    general += rng.sample(text, min(len(text), sources.max_text_sentences))
+    in_domain = list(_new(_lines(data.in_domain), seen))
+    general = list(_new(_lines(data.sentences), seen))
+    text = list(_new(_sentences(data.text), seen))
+    general += rng.sample(text, min(len(text), data.max_text_sentences))
     total = len(in_domain) + len(general)
     if total < MIN_SENTENCES:
         raise CorpusError(f"{total} different sentences are too few to train on; {MIN_SENTENCES} or more are needed")
-    back = set(rng.sample([*in_domain, *general], min(held_out, total // 10)))
+    back = set(rng.sample([*in_domain, *general], min(data.held_out, total // 10)))
     in_domain = [sentence for sentence in in_domain if sentence not in back]
-    noisy = list(_new(_variants(in_domain, sources.variants, rng), seen))
+    noisy = list(_new(_variants(in_domain, data.variants, rng), seen))
     general = noisy + [sentence for sentence in general if sentence not in back]
     return Material(
         train=in_domain + general,
-        repeats=[sources.repeat] * len(in_domain) + [1] * len(general),
+        repeats=[data.repeat] * len(in_domain) + [1] * len(general),
         held_out=sorted(back),
     )
 

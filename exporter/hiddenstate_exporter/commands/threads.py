@@ -1,0 +1,16 @@
+"""How many threads a training takes."""
+
+import os
+
+
+def use_threads(threads: int | None) -> None:
+    """Bounds the tokenizer's threads and torch's, which is imported here; None: as many as they like.
+
+    To be called before anything is tokenized.
+    """
+    if threads is None:
+        return
+    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    import torch
+
+    torch.set_num_threads(threads)
