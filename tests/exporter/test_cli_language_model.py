@@ -102,6 +102,23 @@ def test_every_kind_of_stack_is_trained_resumed_and_exported(book: Path, tmp_pat
     assert f"with {connections} connections" in (folder / "README.md").read_text(encoding="utf-8")
 
 
+def test_a_resumed_run_shows_the_command_that_began_it_and_what_changed(book: Path, tmp_path: Path) -> None:
+    run_dir, last = tmp_path / "run", tmp_path / "run" / "last.pt"
+
+    def resume(*options: str) -> str:
+        arguments = ["language-model", "--run-dir", str(run_dir), "--resume", *options]
+        result = CliRunner().invoke(train, arguments, prog_name="hiddenstate train")
+        assert result.exit_code == 0, result.output
+        return str(load_checkpoint(last).training["command"])
+
+    assert invoke(book, run_dir, "--max-epochs 1").exit_code == 0
+    began = load_checkpoint(last).training["command"]
+    assert resume() == began
+    changed = f"{began}\nhiddenstate train language-model --run-dir {run_dir} --max-epochs 2 --resume"
+    assert resume("--max-epochs", "2") == changed
+    assert resume() == changed
+
+
 def test_a_run_is_not_resumed_with_another_stack(book: Path, tmp_path: Path) -> None:
     assert invoke(book, tmp_path / "run", "--max-epochs 1 --cell gru").exit_code == 0
     for options, reason in (

@@ -1,3 +1,4 @@
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -34,6 +35,18 @@ def test_a_card_says_where_the_model_comes_from(language_model: Bundle) -> None:
     assert "| State of one context | 256 bytes, however long the context is |" in card
 
 
+def test_a_card_has_the_run_as_a_file_and_the_commands_of_a_run_that_was_resumed_with_changes(encoder: Bundle) -> None:
+    began = "hiddenstate train sentence-encoder --data a.txt --run-dir r"
+    config = {"data": {"sentences": ["a.txt"]}, "training": {"max_epochs": 9, "max_minutes": 1.5}}
+    training = Training(
+        data="a", command=f"{began}\n{began} --max-epochs 9 --resume", seconds=60, epochs=9, config=config
+    )
+    card = model_card(msgspec.structs.replace(encoder, training=training), size=1)
+    assert f"Commands:\n\n```\n{began}\n{began} --max-epochs 9 --resume\n```" in card
+    assert "for `hiddenstate train sentence-encoder --config FILE --run-dir RUN_DIR`:" in card
+    assert tomllib.loads(card.split("```toml\n")[1].split("```")[0]) == config
+
+
 def test_a_card_says_how_to_call_the_model_it_is_about(language_model: Bundle, encoder: Bundle) -> None:
     assert 'client.predict("I would like to thank", model="tiny-lm"' in model_card(language_model, size=1)
     assert 'client.encode(["a sentence", "another one"], model="tiny-encoder")' in model_card(encoder, size=1)
@@ -66,6 +79,8 @@ def test_a_model_trained_on_wordnet_keeps_its_notice(encoder: Bundle) -> None:
     assert WORDNET in model_card(_trained_on(encoder, "WordNet 3.0 glosses"), size=1)
     assert WORDNET in model_card(_trained_on(encoder, "glosses", "--data wordnet_glosses.txt.xz"), size=1)
     assert "Princeton" not in model_card(_trained_on(encoder, "speeches"), size=1)
+    by_file = Training(data="glosses", command="", seconds=1, epochs=1, config={"data": {"text": ["wordnet.txt"]}})
+    assert WORDNET in model_card(msgspec.structs.replace(encoder, training=by_file), size=1)
 
 
 def test_sentences_of_the_sts_benchmark_are_credited_if_they_were_trained_on(encoder: Bundle) -> None:

@@ -96,7 +96,7 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
             folder,
             seeds=given["seeds"],
             resume=given["resume"],
-            command=command_line(ctx, leave_out=("resume",), parent=()),
+            command=command_line(ctx, parent=()),
             echo=click.echo,
         )
     except comparison.Interrupted:

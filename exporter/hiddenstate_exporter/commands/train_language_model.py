@@ -163,7 +163,7 @@ def language_model(ctx: click.Context, /, **given: Any) -> None:
         run,
         run_dir,
         resume=resume,
-        command=command_line(ctx, leave_out=("resume", "data_description")),
+        command=command_line(ctx, leave_out=("data_description",)),
         echo=click.echo,
     )
     if outcome.ending == "interrupted":

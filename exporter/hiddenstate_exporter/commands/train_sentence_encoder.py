@@ -210,7 +210,7 @@ def sentence_encoder(ctx: click.Context, /, **given: Any) -> None:
         load_teacher(run.distillation.teacher, run.distillation.teacher_dtype),
         run_dir,
         resume=resume,
-        command=command_line(ctx, leave_out=("resume", "data_description")),
+        command=command_line(ctx, leave_out=("data_description",)),
         echo=click.echo,
     )
     if outcome.ending == "interrupted":

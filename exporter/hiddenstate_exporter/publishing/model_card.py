@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 
+import tomli_w
+
 from hiddenstate_exporter.publishing.notices import notices
-from hiddenstate_server.bundle import Bundle, Training
+from hiddenstate_server.bundle import Bundle
 
 _GRAPHS = {"fp32": "float32", "fp16": "float16", "int8": "int8 (weights and what they are multiplied with)"}
 
@@ -28,7 +30,7 @@ def model_card(bundle: Bundle, *, size: int) -> str:
         "## Use",
         _usage(bundle),
         "## Training",
-        *_training(bundle.training),
+        *_training(bundle),
         "## Measured",
         _table(("Held-out data", ""), _metrics(bundle)) if bundle.metrics else "Nothing was measured.",
         "Accuracies count words; an unknown word is a miss." if "top1_accuracy" in bundle.metrics else "",
@@ -87,11 +89,17 @@ def _usage(bundle: Bundle) -> str:
     return _code(f"{serve}\n{command}") + "\n\n" + _code(python, "python")
 
 
-def _training(training: Training) -> Iterator[str]:
+def _training(bundle: Bundle) -> Iterator[str]:
+    training = bundle.training
     yield f"Data: {training.data}"
     if training.epochs:  # otherwise it was trained elsewhere
-        yield f"Time: {_duration(training.seconds)}, {training.epochs:.1f} epochs. Command:"
+        several = "\n" in training.command
+        yield f"Time: {_duration(training.seconds)}, {training.epochs:.1f} epochs. Command{'s' if several else ''}:"
         yield _code(training.command)
+    if training.config:
+        kind = bundle.kind.replace("_", "-")
+        yield f"The run as a file, for `hiddenstate train {kind} --config FILE --run-dir RUN_DIR`:"
+        yield _code(tomli_w.dumps(training.config).strip(), "toml")
 
 
 def _metrics(bundle: Bundle) -> Iterator[tuple[str, str]]:

@@ -24,9 +24,9 @@ class CheckpointError(ValueError):
 class Checkpoint:
     """The content of a checkpoint file.
 
-    `training` has `data` and `command` (words for people), `seconds` and `epochs` (floats), and `config`, the tables of
-    the run (see `run_config`). The last four fields are there only in a checkpoint that training can continue from
-    (`last.pt`).
+    `training` has `data` (words for people), `command` (the one that began the run, and those that resumed it with
+    changes, one a line), `seconds` and `epochs` (floats), and `config`, the tables of the run (see `run_config`). The
+    last four fields are there only in a checkpoint that training can continue from (`last.pt`).
     """
 
     kind: Kind

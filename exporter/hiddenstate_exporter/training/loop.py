@@ -139,6 +139,7 @@ class _Run:
     def restore(self) -> None:
         """Takes up `last.pt`: weights, optimiser, schedule, progress, random generators, what the task carries."""
         last = self.files.load_last(self.origin)
+        self.origin = dataclasses.replace(self.origin, command=last.command)
         self.task.model.load_state_dict(dict(last.model))
         if self.limits.precision == "auto":  # not measured again: the same numbers
             self.descent.dtype = getattr(torch, last.progress["dtype"])

@@ -33,6 +33,7 @@ class Resumption:
     schedule: Mapping[str, Any]
     progress: Mapping[str, Any]
     rng: Tensor
+    command: str  # the commands that make the run
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,19 @@ class RunDir:
         if last.tokenizer != origin.tokenizer:
             raise TrainingError(f"{self.last}: was trained with another vocabulary; resume with the same data")
         return Resumption(
-            model=last.model, optimizer=last.optimizer, schedule=last.schedule, progress=last.progress, rng=last.rng
+            model=last.model,
+            optimizer=last.optimizer,
+            schedule=last.schedule,
+            progress=last.progress,
+            rng=last.rng,
+            command=_commands(last.training, origin),
         )
+
+
+def _commands(before: Mapping[str, Any], origin: Origin) -> str:
+    """Returns what anyone would type to repeat a run: a resumption is part of it if it changed what the run is."""
+    changed = before.get("config") != origin.run
+    return f"{before['command']}\n{origin.command}" if changed else str(before["command"])
 
 
 def _step_of(line: str) -> float:
