@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from hiddenstate_exporter.cli import compare
 from hiddenstate_exporter.comparison import result
 from hiddenstate_exporter.comparison.contender import make_contenders
 from hiddenstate_exporter.comparison.recommendation import recommend
+from hiddenstate_exporter.comparison.unigram import unigram_perplexity
 from hiddenstate_exporter.networks.language_model import LanguageModel
 from hiddenstate_exporter.publishing.checkpoint_model import count_parameters
 from hiddenstate_exporter.training.language_model_run import network_config
@@ -80,7 +82,7 @@ def test_a_size_that_the_embedding_alone_exceeds_is_refused() -> None:
 def test_the_lstm_is_taken_unless_another_is_better_or_a_gru_as_good_and_cheaper(
     rows: list[Any], name: str, reason: str
 ) -> None:
-    recommendation = recommend([make_row(*row) for row in rows])
+    recommendation = recommend([make_row(*row) for row in rows], 200.0)
     assert recommendation.name == name
     assert reason in recommendation.reason
 
@@ -90,12 +92,41 @@ def test_seeds_that_differ_much_make_noise_larger() -> None:
         make_row("lstm", 0, perplexities=[90.0, 110.0]),
         make_row("gru", 0, perplexities=[85.0, 105.0]),
     ]
-    assert recommend(noisy).name == "lstm"
-    assert recommend([make_row("lstm", 100.0), make_row("gru", 95.0)]).name == "gru"
+    assert recommend(noisy, 200.0).name == "lstm"
+    assert recommend([make_row("lstm", 100.0), make_row("gru", 95.0)], 200.0).name == "gru"
+
+
+@pytest.mark.parametrize(
+    ("perplexities", "name"),
+    [((150.0, 120.0), None), ((150.0, 99.5), None), ((150.0, 98.0), "gru"), ((98.0, 150.0), "lstm")],
+)
+def test_nothing_is_recommended_where_none_is_better_than_word_frequencies(
+    perplexities: tuple[float, float], name: str | None
+) -> None:
+    results = [make_row("lstm", perplexities[0]), make_row("gru", perplexities[1])]
+    recommendation = recommend(results, 100.0)
+    assert recommendation.name == name
+    assert ("the budget was too small to tell" in str(recommendation)) is (name is None)
+
+
+def test_the_perplexity_of_word_frequencies_is_that_of_their_entropy() -> None:
+    train = torch.tensor([0, 1, 1, 2, 2, 3, 3, 0, 0])  # without the first: each of four tokens twice
+    assert unigram_perplexity(train, torch.tensor([0, 1, 3, 2, 0]), 4) == pytest.approx(4)
+    half = torch.tensor([0, 1, 1, 0])  # two of 1, one of 0, and one of 2 though it is not there
+    assert unigram_perplexity(half, torch.tensor([0, 1, 2]), 3) == pytest.approx((0.5 * 0.25) ** -0.5)
+
+
+@pytest.fixture
+def rhyme(tmp_path: Path) -> Path:
+    """A text whose every word decides the next one."""
+    path = tmp_path / "rhyme.txt"
+    path.write_text("\n".join(["aa bb cc dd ee ff gg hh"] * 300), encoding="utf-8")
+    return path
 
 
 @pytest.fixture
 def book(tmp_path: Path) -> Path:
+    """A text of which nothing can be learnt but how frequent words are."""
     dice = random.Random(4)
     lines = [" ".join(dice.choice("abcdefgh") * 2 for _ in range(8)) for _ in range(300)]
     path = tmp_path / "book.txt"
@@ -110,10 +141,12 @@ def invoke(book: Path, out: Path, *options: str) -> Result:
     return CliRunner().invoke(compare, arguments, prog_name="hiddenstate compare")
 
 
-def test_each_contender_is_trained_published_timed_and_put_into_the_table(book: Path, tmp_path: Path) -> None:
-    done = invoke(book, tmp_path / "out", "--cells", "lstm,gru", "--seeds", "2")
+def test_each_contender_is_trained_published_timed_and_put_into_the_table(rhyme: Path, tmp_path: Path) -> None:
+    learning = ("--set", "optimizer.lr=0.1", "--set", "schedule.warmup_steps=0")
+    done = invoke(rhyme, tmp_path / "out", "--cells", "lstm,gru", "--seeds", "2", *learning)
     assert done.exit_code == 0, done.output
-    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    rows = found["results"]
     assert [row["name"] for row in rows] == ["lstm", "gru"]
     for row in rows:
         bundle = load_bundle(tmp_path / "out" / "models" / row["name"] / "1")
@@ -125,9 +158,29 @@ def test_each_contender_is_trained_published_timed_and_put_into_the_table(book: 
         assert row["perplexities"][0] != row["perplexities"][1]
         assert row["ms_per_token"] > 0
         assert row["bundle_bytes"] > 1000
-    assert re.search(r"^ +(lstm|gru) \* +\d+", done.output, re.MULTILINE)
-    assert re.search(r"^take (lstm|gru): ", done.output, re.MULTILINE)
+    name = found["recommendation"]["name"]
+    assert name in ("lstm", "gru")
+    assert re.search(rf"^ +{name} \* +\d+", done.output, re.MULTILINE)
+    assert re.search(rf"^take {name}: ", done.output, re.MULTILINE)
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_budget_in_which_nothing_is_learnt_recommends_nothing_anywhere(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    titles: list[str] = []
+    monkeypatch.setattr(Figure, "suptitle", lambda self, title, **_: titles.append(title))
+    done = invoke(book, tmp_path / "out", "--cells", "lstm,gru")
+    assert done.exit_code == 0, done.output
+    recommendation = json.loads((tmp_path / "out" / "results.json").read_text())["recommendation"]
+    assert recommendation["name"] is None
+    assert 8 < recommendation["unigram_perplexity"] < 10  # eight words and <eos>
+    assert not re.search(r"^ +(lstm|gru) \*", done.output, re.MULTILINE)
+    assert "take" not in done.output
+    for text in (recommendation["reason"], titles[0], done.output):
+        assert "the budget was too small to tell" in " ".join(text.split())
 
 
 def test_a_comparison_that_was_broken_off_goes_on_and_trains_nothing_twice(

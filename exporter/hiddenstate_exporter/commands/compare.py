@@ -70,7 +70,7 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
     All have the same number of parameters. Each is trained as `train language-model` would, with the same seed, text
     and budget; its weights with the best validation perplexity are measured on the test text and published as a bundle,
     through which tokens are timed. The LSTM is recommended unless another architecture is better by more than chance,
-    or a GRU is as good and faster to serve.
+    or a GRU is as good and faster to serve; where none learnt more than word frequencies, nothing is.
     """
     run = read_run(LanguageModelRun, ctx, given_keys(ctx, KEYS))
     if run.training.max_minutes is None and run.training.max_tokens is None:
@@ -82,6 +82,7 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
     from hiddenstate_exporter.comparison.contender import make_contenders
     from hiddenstate_exporter.comparison.recommendation import recommend
     from hiddenstate_exporter.comparison.table import draw_table, make_table
+    from hiddenstate_exporter.comparison.unigram import unigram_perplexity
     from hiddenstate_exporter.training.texts import read_texts
 
     texts = read_texts(run.data)
@@ -102,8 +103,9 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
     except comparison.Interrupted:
         click.echo(f"what was done is kept in {folder.path}; the same command with --resume continues")
         ctx.exit(EXIT_INTERRUPTED)
-    recommendation = recommend(results)
+    recommendation = recommend(results, unigram_perplexity(texts.train, texts.test, texts.vocab_size))
+    comparison.write_results(folder.results, results, recommendation)
     draw_table(results, recommendation, folder.picture)
     Console().print(make_table(results, recommendation))
-    click.echo(f"take {recommendation.name}: {recommendation.reason}")
+    click.echo(str(recommendation))
     click.echo(f"numbers: {folder.results}, picture: {folder.picture}, bundles: {folder.path / 'models'}")

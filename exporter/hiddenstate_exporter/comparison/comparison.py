@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from hiddenstate_exporter.comparison.contender import Contender
+from hiddenstate_exporter.comparison.recommendation import Recommendation
 from hiddenstate_exporter.comparison.result import Result
 from hiddenstate_exporter.comparison.serving_time import serving_times
 from hiddenstate_exporter.publishing.export import ExportOptions, export
@@ -76,12 +77,16 @@ def compare(
             export(RunDir(folder.run(contender, 0)).best, options)
         results.append(_result(contender, folder, seeds))
     times = serving_times([folder.bundle(contender) for contender in contenders])
-    results = [
+    return [
         msgspec.structs.replace(result, ms_per_token=times[folder.bundle(contender)])
         for contender, result in zip(contenders, results, strict=True)
     ]
-    folder.results.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
-    return results
+
+
+def write_results(path: Path, results: Sequence[Result], recommendation: Recommendation) -> None:
+    """Writes what `compare` found, and what is made of it, as JSON."""
+    content = msgspec.json.encode({"recommendation": recommendation, "results": results})
+    path.write_bytes(msgspec.json.format(content, indent=2) + b"\n")
 
 
 def _train(contender: Contender, texts: Texts, run_dir: Path, seed: int, command: str, echo: Echo) -> None:

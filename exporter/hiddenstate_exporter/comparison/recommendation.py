@@ -2,11 +2,14 @@
 
 An LSTM is the safe choice: it is rarely beaten by much (Greff et al., "LSTM: A Search Space Odyssey", 2017; Jozefowicz,
 Zaremba & Sutskever, 2015) and its state is bounded twice. A GRU of as many parameters is often as good.
+
+Where nothing was learnt, there is nothing to choose by, and nothing is recommended.
 """
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from hiddenstate_exporter.comparison.result import Result
 
@@ -14,17 +17,26 @@ NOISE = 0.01  # by how much perplexities of the same architecture differ from se
 CHEAPER = 0.97  # of the time for a token
 
 
-@dataclass(frozen=True, slots=True)
-class Recommendation:
-    """What to take, and why."""
+class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
+    """What to take, or nothing (None), and why."""
 
-    name: str
+    name: str | None
     reason: str
+    unigram_perplexity: float  # of the test text, by word frequencies alone
+
+    def __str__(self) -> str:
+        return f"take {self.name}: {self.reason}" if self.name else f"nothing to recommend: {self.reason}"
 
 
-def recommend(results: Sequence[Result]) -> Recommendation:
-    """Chooses among the results, which are one or more."""
+def recommend(results: Sequence[Result], unigram_perplexity: float) -> Recommendation:
+    """Chooses among the results, which are one or more, unless none is better than word frequencies alone."""
     noise = relative_noise(results)
+    if min(result.perplexity for result in results) >= unigram_perplexity * (1 - noise):
+        reason = (
+            f"the budget was too small to tell; no perplexity is below {unigram_perplexity:.2f}, that of word "
+            f"frequencies alone, by more than noise ({noise:.1%})"
+        )
+        return Recommendation(name=None, reason=reason, unigram_perplexity=unigram_perplexity)
     plain = [result for result in results if result.connections == "none"]
     lstms = [result for result in plain if result.cell == "lstm"]
     chosen = lstms[0] if lstms else min(results, key=lambda result: result.perplexity)
@@ -39,7 +51,7 @@ def recommend(results: Sequence[Result]) -> Recommendation:
             saved = 1 - gru.ms_per_token / chosen.ms_per_token
             reason = f"as good as {chosen.name} within noise ({noise:.1%}), and {saved:.0%} faster to serve"
             chosen = gru
-    return Recommendation(chosen.name, reason)
+    return Recommendation(name=chosen.name, reason=reason, unigram_perplexity=unigram_perplexity)
 
 
 def relative_noise(results: Sequence[Result]) -> float:

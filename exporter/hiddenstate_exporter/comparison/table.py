@@ -1,5 +1,6 @@
 """A comparison as a table and as a picture."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,9 +24,10 @@ TAKEN, OTHER, EDGE = "#2166ac", "#b8c4d0", "#d6604d"
 
 
 def make_table(results: Sequence[Result], recommendation: Recommendation) -> Table:
-    """Makes the table for a terminal; the one to take is marked."""
+    """Makes the table for a terminal; the one to take is marked, if there is one."""
     titles = ("ppl", "train tok/s", "ms/token", "MB", "params, M")
-    table = Table("", "width", *titles, "epochs", caption="* take this", box=SIMPLE, padding=(0, 1, 0, 0))
+    caption = "* take this" if recommendation.name else "nothing to recommend: the budget was too small to tell"
+    table = Table("", "width", *titles, "epochs", caption=caption, box=SIMPLE, padding=(0, 1, 0, 0))
     table.columns[0].no_wrap, table.columns[0].overflow = True, "fold"
     for column in table.columns[1:]:
         column.justify = "right"
@@ -50,7 +52,7 @@ def draw_table(results: Sequence[Result], recommendation: Recommendation, path: 
         _panel(axes, results, recommendation, column)
     panels[0].set_yticks(range(len(results)), [f"{r.name}  {r.hidden_size}" for r in results])
     panels[0].invert_yaxis()
-    figure.suptitle(f"take {recommendation.name}: {recommendation.reason}", fontsize=11)
+    figure.suptitle(textwrap.fill(str(recommendation), 120), fontsize=11)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
