@@ -1,6 +1,7 @@
 """What people give to a training by mistake, and Ctrl-C where it is least expected."""
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,30 @@ def test_a_run_folder_that_cannot_be_written_is_named_before_the_text_is_read(
     )
     assert refused.exit_code == 1
     assert "cannot be used as run folder: Not a directory" in refused.output
+
+
+def test_held_out_parts_that_are_too_small_are_warned_of_with_their_tokens(tmp_path: Path) -> None:
+    done = run(text(4000).encode(), tmp_path)
+    assert done.exit_code == 0, done.output
+    for part, use in (("valid", "choose the best weights"), ("test", "say how good they are")):
+        found = re.search(rf"^warning: the {part} part has (\d+) tokens, too few to {use} ", done.output, re.MULTILINE)
+        assert found, done.output
+        assert f"{found[1]} {'for validation' if part == 'valid' else 'test'}" in done.output
+        assert f"give more text, or a longer text for this part alone (data.{part})" in done.output
+
+
+def test_held_out_parts_of_a_thousand_tokens_are_not_warned_of(tmp_path: Path) -> None:
+    for name, words in (("train.txt", 2000), ("valid.txt", 980), ("test.txt", 920)):
+        (tmp_path / name).write_text(text(words))
+    parts = [
+        word for part in ("train", "valid", "test") for word in ("--set", f'data.{part}=["{tmp_path}/{part}.txt"]')
+    ]
+    arguments = ["language-model", "--run-dir", str(tmp_path / "run"), *SMALL.split(), *parts]
+    done = CliRunner().invoke(train, arguments, prog_name="hiddenstate train")
+    assert done.exit_code == 0, done.output
+    assert "1,030 for validation, 967 test" in done.output  # an <eos> first and at the end of each line
+    assert "the valid part" not in done.output
+    assert "warning: the test part has 967 tokens, too few" in done.output
 
 
 def test_a_run_from_a_file_names_the_file_and_the_key_that_is_wrong(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_a_file_options_and_settings_are_laid_over_each_other_and_kept_everywher
     result = invoke(run_dir, "--config", config, *options)
     assert result.exit_code == 0, result.output
     assert loaded == [("package:tiny", "bfloat16")]
+    assert "warning: 30 held-out sentences are too few to choose the best weights by (100 or more can)" in result.output
     tables = kept(run_dir)
     assert tables["model"]["attention_heads"] == 2
     assert "dimension" not in tables["model"]

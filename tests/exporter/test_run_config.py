@@ -1,8 +1,10 @@
 """A run as a TOML file."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import msgspec
 import pytest
 
 from hiddenstate_exporter.training.language_model_run import network_config
@@ -18,7 +20,8 @@ from hiddenstate_exporter.training.run_config import (
 )
 from hiddenstate_exporter.training.sentence_encoder_config import SentenceEncoderRun
 
-RECIPES = Path(__file__).parents[2] / "exporter" / "recipes"
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "exporter" / "recipes"
 RUN_OF: dict[str, type[LanguageModelRun | SentenceEncoderRun]] = {
     "language-model": LanguageModelRun,
     "sentence-encoder": SentenceEncoderRun,
@@ -121,6 +124,13 @@ def test_every_recipe_is_a_run_and_its_header_says_how_to_start_it(path: Path) -
     if isinstance(run, LanguageModelRun):
         assert network_config(run, vocab_size=10_000).tied
     assert f"--config exporter/recipes/{path.name} --run-dir runs/{path.stem}" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", [LanguageModelRun, SentenceEncoderRun])
+def test_every_table_and_key_of_a_run_is_documented(kind: type[msgspec.Struct]) -> None:
+    documented = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "training.md").read_text(encoding="utf-8")))
+    for table, struct in get_type_hints(kind).items():
+        assert {table, *struct.__struct_fields__} <= documented
 
 
 def make_encoder(tables: dict[str, Any]) -> SentenceEncoderRun:

@@ -33,8 +33,8 @@ def recommend(results: Sequence[Result], unigram_perplexity: float) -> Recommend
     noise = relative_noise(results)
     if min(result.perplexity for result in results) >= unigram_perplexity * (1 - noise):
         reason = (
-            f"the budget was too small to tell; no perplexity is below {unigram_perplexity:.2f}, that of word "
-            f"frequencies alone, by more than noise ({noise:.1%})"
+            f"the budget was too small to tell, give more tokens or minutes; no perplexity is below "
+            f"{unigram_perplexity:.2f}, that of word frequencies alone, by more than noise ({noise:.1%})"
         )
         return Recommendation(name=None, reason=reason, unigram_perplexity=unigram_perplexity)
     plain = [result for result in results if result.connections == "none"]

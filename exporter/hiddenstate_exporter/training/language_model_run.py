@@ -15,7 +15,7 @@ from hiddenstate_exporter.training.loop import REASONS, Origin, Outcome, Trainin
 from hiddenstate_exporter.training.precision import choose_device
 from hiddenstate_exporter.training.run_config import LanguageModelRun, to_tables, write_tables
 from hiddenstate_exporter.training.run_dir import RunDir
-from hiddenstate_exporter.training.texts import VOCAB_SIZE, Texts, describe_sources, read_texts
+from hiddenstate_exporter.training.texts import VOCAB_SIZE, Texts, describe_sources, read_texts, warn_of_small_parts
 from hiddenstate_exporter.training.vocabulary import eos_id, unk_id
 
 ANY_SIZE = 2**31 - 1  # of a vocabulary that is not known yet
@@ -47,6 +47,8 @@ def run(
     if texts.vocab_size < (config.data.vocab_size or VOCAB_SIZE):
         echo(f"vocabulary: {texts.vocab_size:,}, all words of the text")
     echo(f"tokens: {len(texts.train):,} to train on, {len(texts.valid):,} for validation, {len(texts.test):,} test")
+    for warning in warn_of_small_parts(texts):
+        echo(warning)
     task = _task(config, shape, texts)
     echo(f"{sum(p.numel() for p in task.model.parameters()):,} parameters; the run is kept in {run_dir}")
     tables = to_tables(config)

@@ -30,6 +30,8 @@ from hiddenstate_exporter.training.sts import StsPairs, read_sts, spearman
 from hiddenstate_exporter.training.targets import teacher_vectors
 from hiddenstate_exporter.training.teacher import Teacher
 
+MIN_HELD_OUT = 100  # sentences; of fewer, single ones decide which weights are best
+
 
 def run(
     config: SentenceEncoderRun,
@@ -55,6 +57,11 @@ def run(
     judged = [*pairs.first, *pairs.second] if pairs is not None else []
     material = collect(config.data, exclude=judged, seed=config.training.seed)
     echo(f"sentences: {len(material.train):,} to train on, {len(material.held_out):,} held out")
+    if len(material.held_out) < MIN_HELD_OUT:
+        echo(
+            f"warning: {len(material.held_out):,} held-out sentences are too few to choose the best weights by "
+            f"({MIN_HELD_OUT} or more can); give more sentences, or hold more of them out (data.held_out)"
+        )
     task = _task(config, shape, teacher, material, run_dir, resume)
     echo(f"{sum(p.numel() for p in task.model.parameters()):,} parameters; the run is kept in {run_dir}")
     tables = to_tables(config)
