@@ -2,6 +2,7 @@
 
 import random
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ def test_a_text_that_is_one_long_line_is_trained_on(tmp_path: Path) -> None:
     done = run(text(60_000, " ").encode(), tmp_path)
     assert done.exit_code == 0, done.output
     assert "tokens: 57,058 to train on" in done.output  # 57 pieces of 1,000 words and an <eos>, and one before them
+
+
+def test_the_words_of_one_long_line_are_never_in_memory_all_at_once() -> None:
+    line = text(400_000, " ")
+    tracemalloc.start()
+    pieces = paragraphs_of(line)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(pieces) == 400
+    assert " ".join(pieces) == line
+    assert peak < 4 * len(line)  # a list of its words is 13 times as large
 
 
 def test_a_long_paragraph_is_cut_between_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -37,7 +38,10 @@ def test_a_card_says_where_the_model_comes_from(language_model: Bundle) -> None:
 
 def test_a_card_has_the_run_as_a_file_and_the_commands_of_a_run_that_was_resumed_with_changes(encoder: Bundle) -> None:
     began = "hiddenstate train sentence-encoder --data a.txt --run-dir r"
-    config = {"data": {"sentences": ["a.txt"]}, "training": {"max_epochs": 9, "max_minutes": 1.5}}
+    config: dict[str, dict[str, Any]] = {
+        "data": {"sentences": ["a.txt"]},
+        "training": {"max_epochs": 9, "max_minutes": 1.5},
+    }
     training = Training(
         data="a", command=f"{began}\n{began} --max-epochs 9 --resume", seconds=60, epochs=9, config=config
     )

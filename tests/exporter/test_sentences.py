@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hiddenstate_exporter.training import sentences as module
 from hiddenstate_exporter.training.corpus import CorpusError
 from hiddenstate_exporter.training.sentence_encoder_config import SentenceData
 from hiddenstate_exporter.training.sentences import collect, split_sentences
@@ -131,3 +132,11 @@ def test_too_few_sentences_are_refused(tmp_path: Path, lines: list[str]) -> None
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"nowhere\.txt"):
         collect(SentenceData(sentences=(str(tmp_path / "nowhere.txt"),), held_out=1))
+
+
+def test_a_line_that_is_no_sentence_is_named_with_its_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SENTENCE", 300)
+    lines = [*sentences(30), "word " * 100]
+    for spec in (write(tmp_path / "lines.txt", lines), write(tmp_path / "table.csv", lines) + ":1"):
+        with pytest.raises(CorpusError, match=r"(lines\.txt|table\.csv):31: has 500 characters, .* with --text"):
+            collect(SentenceData(sentences=(spec,)))

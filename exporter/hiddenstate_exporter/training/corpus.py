@@ -88,8 +88,7 @@ def paragraphs_of(text: str) -> tuple[str, ...]:
     """Cuts a text at blank lines and joins hard-wrapped lines; without blank lines, each line is a paragraph."""
     text = text.replace("\r\n", "\n").strip()
     parts = _BLANK_LINES.split(text) if _BLANK_LINES.search(text) else text.split("\n")
-    words = (_ITALICS.sub("", part).split() for part in parts)
-    return tuple(piece for part in words for piece in _pieces(part))
+    return tuple(piece for part in parts for piece in _pieces(_ITALICS.sub("", part)))
 
 
 def read_text(path: Path) -> str:
@@ -145,13 +144,17 @@ class _NoWordsError(ValueError):
     """A text has no words."""
 
 
-def _pieces(words: Sequence[str]) -> Iterator[str]:
-    """Yields a paragraph's words joined, in pieces of a bearable length."""
-    longest = max(map(len, words), default=0)
-    if longest > MAX_WORD:
-        raise _NoWordsError(f"has a word of {longest:,} characters; put spaces or line ends between words")
-    for start in range(0, len(words), MAX_PARAGRAPH_WORDS):
-        yield " ".join(words[start : start + MAX_PARAGRAPH_WORDS])
+def _pieces(paragraph: str) -> Iterator[str]:
+    """Yields a paragraph with single spaces between its words, in pieces of a bearable length.
+
+    The words of one piece at a time: those of a line of a hundred megabytes would take gigabytes.
+    """
+    for match in re.finditer(rf"\S+(?:\s+\S+){{0,{MAX_PARAGRAPH_WORDS - 1}}}", paragraph):
+        words = match[0].split()
+        longest = max(map(len, words))
+        if longest > MAX_WORD:
+            raise _NoWordsError(f"has a word of {longest:,} characters; put spaces or line ends between words")
+        yield " ".join(words)
 
 
 def _blocks(documents: Iterable[Document], block_words: int) -> Iterator[list[str]]:

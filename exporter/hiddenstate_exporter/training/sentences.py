@@ -13,6 +13,7 @@ from hiddenstate_exporter.training.sentence_encoder_config import SentenceData
 MIN_SENTENCES = 20
 MIN_WORDS = 3  # of a sentence of running text; shorter ones are headings and debris
 MAX_WORDS = 40
+MAX_SENTENCE = 1_000_000  # characters; teachers read some thousands, and a tokenizer takes a hundred bytes for each
 DROP, SWAP, REPLACE = 0.1, 0.05, 0.15  # of the words of a variant
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"\u201d\u2019']?\s+(?=[\"\u201c\u2018']?[A-Z])")
@@ -73,15 +74,24 @@ def _lines(specs: Iterable[str]) -> Iterator[str]:
     for spec in specs:
         match = _COLUMNS.fullmatch(spec)
         if match is None or Path(spec).exists():
-            yield from read_text(Path(spec)).split("\n")
+            yield from _bearable(Path(spec), read_text(Path(spec)).split("\n"))
         else:
             yield from _columns(Path(match["path"]), [int(column) for column in match["columns"].split(",")])
+
+
+def _bearable(path: Path, lines: Iterable[str]) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        if len(line) > MAX_SENTENCE:
+            raise CorpusError(
+                f"{path}:{number}: has {len(line):,} characters, which is no sentence; give running text with --text"
+            )
+        yield line
 
 
 def _columns(path: Path, columns: Sequence[int]) -> Iterator[str]:
     if min(columns) < 1:
         raise CorpusError(f"{path}: column {min(columns)} is asked for; columns are counted from 1")
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(_bearable(path, read_text(path).splitlines()), start=1):
         fields = line.split("\t")
         if max(columns) > len(fields):
             raise CorpusError(f"{path}:{number}: has {len(fields)} tab-separated columns, not {max(columns)}")
