@@ -25,6 +25,7 @@ RECIPES = ROOT / "exporter" / "recipes"
 RUN_OF: dict[str, type[LanguageModelRun | SentenceEncoderRun]] = {
     "language-model": LanguageModelRun,
     "sentence-encoder": SentenceEncoderRun,
+    "compare": LanguageModelRun,
 }
 RUN = """
 [data]
@@ -119,11 +120,12 @@ def test_a_run_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.name)
 def test_every_recipe_is_a_run_and_its_header_says_how_to_start_it(path: Path) -> None:
-    kind = RUN_OF[path.read_text(encoding="utf-8").partition("hiddenstate train ")[2].split()[0]]
-    run = make_run(kind, read_tables(path), path.name)
+    command = rf"hiddenstate (train )?(\S+) --config exporter/recipes/{re.escape(path.name)} --(run-dir|out) \S"
+    begin = re.search(command, path.read_text(encoding="utf-8"))
+    assert begin
+    run = make_run(RUN_OF[begin[2]], read_tables(path), path.name)
     if isinstance(run, LanguageModelRun):
         assert network_config(run, vocab_size=10_000).tied
-    assert f"--config exporter/recipes/{path.name} --run-dir runs/{path.stem}" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", [LanguageModelRun, SentenceEncoderRun])
