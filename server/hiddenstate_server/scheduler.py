@@ -255,8 +255,11 @@ class Scheduler(Generic[W]):
         """Runs on the event loop: frees the places of finished work and passes news (work, over) on."""
         self._admission.release([work for work, over in news if over], time.monotonic())
         for work, over in news:
+            told = work.told
+            if over:
+                work.told = _ignore  # else works and those who are told hold each other, and stay
             try:
-                work.told(over)
+                told(over)
             except Exception:  # whoever else was in the batch shall hear of it
                 _log.exception("an answer could not be handed on")
         if not self._admission.waiting_works:

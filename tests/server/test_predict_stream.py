@@ -1,6 +1,7 @@
 """PredictStream through the wire: contexts, order, bounds, errors of single requests, and streams that go away."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from hiddenstate.v1.language_model_pb2 import (
 from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceStub
 from hiddenstate.v1.model_pb2 import ListModelsRequest
 from hiddenstate_server import streams
+from hiddenstate_server.sequence import Predicting
 from serving import WAIT_S, Wire, failure, held, serving, until
 
 TEXT = "I would like to thank"
@@ -335,6 +337,17 @@ async def test_an_empty_stream_and_empty_messages_are_fine(caller: Caller) -> No
     await caller.call.done_writing()
     assert await caller.message() == []
     assert await caller.call.code() is grpc.StatusCode.OK
+
+
+async def test_what_is_answered_leaves_nothing_for_the_garbage_collector(wire: Wire, caller: Caller) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        await caller.send(*(ask(number, number, "I would") for number in range(1, 11)))
+        await caller.replies(10)
+        await until(lambda: not [each for each in gc.get_objects() if type(each) in (Predicting, streams.Arrived)])
+    finally:
+        gc.enable()
 
 
 async def test_a_cancelled_stream_leaves_nothing_behind(wire: Wire, caller: Caller) -> None:
