@@ -13,9 +13,11 @@ from hiddenstate_server.errors import BundleError, InvalidRequestError
 
 TokenArray = NDArray[np.int64]
 
-_A_WORD = 32  # characters
+_SHORT = 32  # characters
 _UNKNOWN = "\U00100000 \U0010fffd"  # characters for private use, of which no vocabulary has a word
-_WORDS_KEPT = 2**14  # a few MiB
+# Some 400 bytes each. Texts of several words are kept apart: most never come again, and would push the words out.
+_WORDS_KEPT = 2**14
+_PHRASES_KEPT = 2**12
 
 
 class Tokenizer:
@@ -29,6 +31,7 @@ class Tokenizer:
         self.num_marks: int = tokenizer.num_special_tokens_to_add(is_pair=False)  # around each text: [CLS] and [SEP]
         # What is appended to a stream's context is mostly one word, and mostly one that came before.
         self._encode_word = lru_cache(maxsize=_WORDS_KEPT)(self._encode_anew)
+        self._encode_phrase = lru_cache(maxsize=_PHRASES_KEPT)(self._encode_anew)
         self._end = _end_marks(tokenizer, self.words) if self.num_marks else []
 
     @classmethod
@@ -59,8 +62,8 @@ class Tokenizer:
         Raises:
             InvalidRequestError: the tokenizer cannot take the text.
         """
-        if len(text) <= _A_WORD:
-            return self._encode_word(text)
+        if len(text) <= _SHORT:
+            return self._encode_phrase(text) if " " in text else self._encode_word(text)
         # As a batch of one, since the tokenizer's own `encode` keeps the GIL: seconds for a text of megabytes.
         return np.array(self.encode_batch([text])[0], dtype=np.int64)
 

@@ -60,6 +60,14 @@ def test_a_word_that_comes_again_has_the_ids_it_had_and_nobody_can_change_them(m
         again[0] = 0
 
 
+def test_texts_of_several_words_do_not_push_out_the_words(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hiddenstate_server.tokenizer._WORDS_KEPT", 1)
+    tokenizer = Tokenizer.from_file(models_dir / "tiny-lm" / "1" / "tokenizer.json")
+    first = tokenizer.encode("car")
+    assert tokenizer.encode("the car").tolist() == tokenizer.encode_batch(["the car"])[0]
+    assert tokenizer.encode("car") is first
+
+
 def test_a_long_text_lets_other_threads_run(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = Tokenizer.from_file(models_dir / "tiny-lm" / "1" / "tokenizer.json")
     begun, ran = threading.Event(), threading.Event()
