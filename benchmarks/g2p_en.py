@@ -153,7 +153,7 @@ async def _spell_all(models: Path, words: Sequence[str]) -> list[Spelling]:
             states = await client.encode(words, model="spelling")  # [words, hidden_size]
 
             async def spell(state: np.ndarray) -> Spelling:
-                token = pack_state(State(state, num_tokens=0), fingerprint)
+                token = pack_state(State(state.tobytes(), num_tokens=0), fingerprint)
                 async with slots:
                     generation = client.generate("<s>", state=token, max_tokens=MAX_PHONEMES, temperature=0.0)
                     return [generated.word async for generated in generation if generated.word]

@@ -4,9 +4,9 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hiddenstate_server.bundle import LanguageModelSpec, StateBound
 from hiddenstate_server.errors import InvalidRequestError
@@ -34,9 +34,15 @@ class Context:
         return self.text is not None and len(self.text) > _LONG_TEXT
 
 
+class Holder(Protocol):
+    """Holds what a context goes on from. Its requests must come one after the other."""
+
+    state: State | None
+
+
 @dataclasses.dataclass(slots=True)
 class HeldContext:
-    """A context that lives with a stream. Its requests must come one after the other."""
+    """A context that is held by nothing else."""
 
     state: State | None = None
 
@@ -48,7 +54,7 @@ class Start:
     tokens: TokenArray  # [seq] all that follow `before`
     before: State | None  # what the caller gave or the stream held; None begins a text, and the first token is then bos
     known: int  # leading tokens whose state was found in the cache
-    state: NDArray[np.float32]  # [state_size] after `before` and the known tokens
+    state: bytes  # float32 [state_size] after `before` and the known tokens
     prefix: Prefix | None = None  # what led to `before`, and
     sums: Sequence[int] = ()  # what the cache makes of the tokens; None and empty where the cache is not used
 
@@ -67,8 +73,8 @@ class Start:
         """Tokens of the context in all."""
         return len(self.tokens) + (self.before.num_tokens if self.before else 0)
 
-    def then(self, state: NDArray[np.float32]) -> State:
-        """Returns a state [state_size] after all tokens, as what the context goes on from."""
+    def then(self, state: bytes) -> State:
+        """Returns a state, float32 [state_size], after all tokens, as what the context goes on from."""
         return State(state, self.num_tokens, after(self.prefix, self.sums) if self.prefix else None)
 
 
@@ -97,9 +103,9 @@ class ContextReader:
         self._cache = cache
         self._tokenized = tokenized
         self._bos = np.array([spec.bos_token_id], dtype=np.int64)
-        self._zero_state = np.zeros(spec.state_size, dtype=np.float32)
+        self._zero_state = np.zeros(spec.state_size, dtype=np.float32).tobytes()
 
-    async def read(self, context: Context, held: HeldContext | None = None, *, use_cache: bool = True) -> Start:
+    async def read(self, context: Context, held: Holder | None = None, *, use_cache: bool = True) -> Start:
         """Does what `read_now` does, and lets others go on while a long text becomes tokens."""
         if context.is_long:
             self._check_length(context.text or "")
@@ -109,7 +115,7 @@ class ContextReader:
             return self._start(self._check(tokens, "text"), context, held, use_cache=use_cache)
         return self.read_now(context, held, use_cache=use_cache)
 
-    def read_now(self, context: Context, held: HeldContext | None = None, *, use_cache: bool = True) -> Start:
+    def read_now(self, context: Context, held: Holder | None = None, *, use_cache: bool = True) -> Start:
         """Returns the context's tokens and the state before them: a given one, else the held one, else none.
 
         Raises:
@@ -117,12 +123,12 @@ class ContextReader:
         """
         return self._start(self._tokens(context), context, held, use_cache=use_cache)
 
-    def remember(self, start: Start, states: Sequence[tuple[int, NDArray[np.float32]]]) -> None:
-        """Keeps states (n, [state_size]) after the first n of the tokens that were computed."""
+    def remember(self, start: Start, states: Sequence[tuple[int, bytes]]) -> None:
+        """Keeps states (n, float32 [state_size]) after the first n of the tokens that were computed."""
         if start.prefix is not None and states:
             self._cache.store(start.prefix, start.sums, [(start.known + n, state) for n, state in states])
 
-    def _start(self, tokens: TokenArray, context: Context, held: HeldContext | None, *, use_cache: bool) -> Start:
+    def _start(self, tokens: TokenArray, context: Context, held: Holder | None, *, use_cache: bool) -> Start:
         before = held.state if held else None
         if context.state:
             before = unpack_state(context.state, self._fingerprint, self._spec.state_size, self._state_keys())
@@ -133,7 +139,7 @@ class ContextReader:
                 field = "tokens" if context.tokens is not None else "text"
                 raise InvalidRequestError(f"{field}: is empty; send at least one word, or a state to continue from")
             tokens = np.concatenate([self._bos, tokens])
-        start = Start(tokens=tokens, before=before, known=0, state=before.values if before else self._zero_state)
+        start = Start(tokens=tokens, before=before, known=0, state=before.data if before else self._zero_state)
         if use_cache:
             self._look_up(start)
         return start

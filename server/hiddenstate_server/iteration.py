@@ -42,8 +42,8 @@ class Iteration:
         """Returns the outputs [batch, chunk, output_size] of the sequences that consume something."""
         started_at, chunk = time.perf_counter(), batch[0].chunk
         tokens = np.concatenate([s.tokens[s.position : s.position + chunk] for s in batch])
-        state = np.concatenate([s.state for s in batch])
-        outputs, next_state = self._runner.recur(tokens.reshape(len(batch), chunk), state.reshape(len(batch), -1))
+        state = np.frombuffer(b"".join([s.state for s in batch]), dtype=np.float32).reshape(len(batch), -1)
+        outputs, next_state = self._runner.recur(tokens.reshape(len(batch), chunk), state)
         for sequence, row in zip(batch, next_state, strict=True):
             sequence.consume(row)
         seconds = time.perf_counter() - started_at
@@ -86,7 +86,8 @@ def _hidden(
                 found.append(outputs[at, -rows:])
             at += 1
         elif rows:
-            found.append(sequence.state[np.newaxis, spec.output_offset : spec.output_offset + spec.output_size])
+            state = np.frombuffer(sequence.state, dtype=np.float32)[np.newaxis]
+            found.append(state[:, spec.output_offset : spec.output_offset + spec.output_size])
     return np.concatenate(found)
 
 

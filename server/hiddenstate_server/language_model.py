@@ -9,7 +9,7 @@ import numpy as np
 
 from hiddenstate_server.bundle import Bundle
 from hiddenstate_server.config import EngineSettings
-from hiddenstate_server.context import Context, ContextReader, HeldContext, Start
+from hiddenstate_server.context import Context, ContextReader, Holder, Start
 from hiddenstate_server.errors import InvalidRequestError
 from hiddenstate_server.generation import GenerateOptions, GenerationPlanner
 from hiddenstate_server.iteration import Iteration
@@ -126,7 +126,7 @@ class LanguageModel:
         return_state: bool = False,
         deadline: float = math.inf,
         is_bulk: bool = False,
-        held: HeldContext | None = None,
+        held: Holder | None = None,
     ) -> Prediction:
         """Answers the likeliest next words after a context, which is appended to the held one if there is one.
 
@@ -147,7 +147,7 @@ class LanguageModel:
         *,
         deadline: float = math.inf,
         is_bulk: bool = False,
-        held: HeldContext | None = None,
+        held: Holder | None = None,
     ) -> Predicting:
         """Does what `predicting_now` does, and lets others go on while a long text becomes tokens."""
         self.scheduler.check(deadline, is_bulk=is_bulk)
@@ -161,7 +161,7 @@ class LanguageModel:
         *,
         deadline: float = math.inf,
         is_bulk: bool = False,
-        held: HeldContext | None = None,
+        held: Holder | None = None,
     ) -> Predicting:
         """Returns the work of a prediction, to be submitted; `conclude` or `prediction` must follow when it is over.
 
@@ -267,7 +267,7 @@ class LanguageModel:
         ranks: tuple[int, int] | None,
         deadline: float,
         is_bulk: bool,
-        held: HeldContext | None,
+        held: Holder | None,
     ) -> Predicting:
         tokens = start.to_compute
         return Predicting(

@@ -5,12 +5,12 @@ from functools import partial
 from typing import Any
 
 from hiddenstate.v1.language_model_pb2 import PredictRequest, StreamedPredictRequest
-from hiddenstate_server.context import HeldContext
 from hiddenstate_server.errors import InvalidRequestError, OverloadedError
 from hiddenstate_server.language_model import LanguageModel
 from hiddenstate_server.messages import read_context, read_is_bulk, read_predict_options
 from hiddenstate_server.repository import Repository
 from hiddenstate_server.sequence import Predicting
+from hiddenstate_server.state_token import State
 from hiddenstate_server.streams import Answer, Answered, Arrived, Lane, deadline_of
 from hiddenstate_server.tallies import Tally
 
@@ -18,11 +18,11 @@ from hiddenstate_server.tallies import Tally
 class StreamContext(Lane[StreamedPredictRequest]):
     """A context of a stream, and the requests that wait for it. Its first answer binds it to a model."""
 
-    __slots__ = ("held", "model")
+    __slots__ = ("model", "state")
 
     def __init__(self) -> None:
         super().__init__()
-        self.held = HeldContext()
+        self.state: State | None = None
         self.model: LanguageModel | None = None
 
 
@@ -90,14 +90,13 @@ class PredictRequests:
         self, arrived: Arrived[StreamedPredictRequest], context: StreamContext | None, answered: Answered
     ) -> Coroutine[Any, Any, None] | None:
         request = arrived.request
-        predict, held = request.predict, context.held if context else None
-        model = self._model(predict, context)
+        predict, model = request.predict, self._model(request.predict, context)
         sent, options, is_bulk = read_context(predict), read_predict_options(predict), read_is_bulk(predict)
         deadline = deadline_of(arrived, self._deadline)
         if sent.is_long:
-            coming = model.predicting(sent, options, deadline=deadline, is_bulk=is_bulk, held=held)
+            coming = model.predicting(sent, options, deadline=deadline, is_bulk=is_bulk, held=context)
             return self._submit_when_ready(coming, model, arrived, context, answered)
-        work = model.predicting_now(sent, options, deadline=deadline, is_bulk=is_bulk, held=held)
+        work = model.predicting_now(sent, options, deadline=deadline, is_bulk=is_bulk, held=context)
         self._submit(work, model, arrived, context, answered)
         return None
 
@@ -169,7 +168,7 @@ class PredictRequests:
             )
 
     def _forget_if_never_begun(self, context_id: int, context: StreamContext | None) -> None:
-        is_last = context is not None and context.held.state is None and not context.waiting
+        is_last = context is not None and context.state is None and not context.waiting
         if is_last and self._contexts.get(context_id) is context:
             del self._contexts[context_id]
             self._counted.value -= 1

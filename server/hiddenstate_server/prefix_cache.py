@@ -7,27 +7,24 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
-import numpy as np
-from numpy.typing import NDArray
-
-# A key of three, its digest, its dictionary entry and an array header, as CPython 3.11 lays them out.
-_ENTRY_OVERHEAD_BYTES = 384
+# What an entry takes beside the state's values, at most, as CPython 3.11 and glibc lay it out: 56 of the bytes object
+# that holds them, 64 of the key, 48 of the number in it, and 200 of the dictionary, whose tables are fullest at 105 of
+# them and emptiest where entries come and go.
+_ENTRY_OVERHEAD_BYTES = 368
 _SUM_BITS = 160
 _DROPPED_BITS = 32  # of a sum, and the most that a token id may have
 _DIGEST_BITS = _SUM_BITS - _DROPPED_BITS
-_MODEL_BYTES = 16  # of a fingerprint
 _MASK = (1 << _SUM_BITS) - 1
 
-State = NDArray[np.float32]  # [state_size]
-Key = tuple[bytes, int]  # the model and what the context begins with; number of tokens and their digest in one
+State = bytes  # float32 [state_size]
+Key = tuple[bytes, int]  # the model's fingerprint; number of tokens and their digest in one
 
 
 @dataclasses.dataclass(slots=True)
 class Prefix:
     """What led to a state, as far as the cache needs to know it."""
 
-    model: bytes
-    origin: bytes  # what the context began with: nothing, or a state that a caller sent
+    model: bytes  # its fingerprint
     length: int  # tokens
     sum: int  # of the hash
 
@@ -39,7 +36,8 @@ class PrefixCache:
     hold the tokens. The digest is a multilinear hash with secret random factors (strongly universal: Lemire and Kaser,
     "Strongly universal string hashing is fast", 2014), so callers, who never see one, cannot make two contexts collide.
     It is a running sum: a context that grows by a token needs one product, whether by text, over a stream or from a
-    state, and the digests of all beginnings of a text are found on the way to its end.
+    state, and the digests of all beginnings of a text are found on the way to its end. What the context began with is
+    where the sum begins: digests differ by any given number as rarely as they are equal.
     """
 
     def __init__(self, budget_bytes: int) -> None:
@@ -59,8 +57,8 @@ class PrefixCache:
         return len(self._states)
 
     def begin(self, model: bytes, origin: bytes = b"") -> Prefix:
-        """Returns the empty prefix of contexts that begin with `origin`."""
-        return Prefix(model, origin, 0, self._offset)
+        """Returns the empty prefix of contexts that begin with a state, of which `origin` is a digest of 16 bytes."""
+        return Prefix(model, 0, self._offset + (int.from_bytes(origin) << _DROPPED_BITS if origin else 0))
 
     def sums(self, before: Prefix, tokens: Sequence[int]) -> list[int]:
         """Returns the hash's sum after each token; what the other methods call `sums`."""
@@ -84,51 +82,46 @@ class PrefixCache:
         return 0, None
 
     def store(self, before: Prefix, sums: Sequence[int], states: Iterable[tuple[int, State]]) -> None:
-        """Keeps states (n, [state_size]) after the first n of the tokens. The arrays must own their data."""
+        """Keeps states (n, [state_size]) after the first n of the tokens."""
         for count, state in states:
             self._insert(_key(before, count, sums), state)
 
     def forget(self, model: bytes) -> None:
         """Lets go of all states of a model."""
-        for key in [key for key in self._states if _model(key) == model]:
+        for key in [key for key in self._states if key[0] == model]:
             self._remove(key, self._states.pop(key))
 
     def _insert(self, key: Key, state: State) -> None:
         if key in self._states:
             self._states.move_to_end(key)
             return
-        size = state.nbytes + _ENTRY_OVERHEAD_BYTES
+        size = len(state) + _ENTRY_OVERHEAD_BYTES
         if size > self.budget_bytes:
             return
         self._states[key] = state
-        self._lengths[_model(key)][_length(key)] += 1
+        self._lengths[key[0]][_length(key)] += 1
         self.bytes += size
         while self.bytes > self.budget_bytes:
             self._remove(*self._states.popitem(last=False))
             self.evictions += 1
 
     def _remove(self, key: Key, state: State) -> None:
-        lengths, length = self._lengths[_model(key)], _length(key)
+        lengths, length = self._lengths[key[0]], _length(key)
         lengths[length] -= 1
         if not lengths[length]:
             del lengths[length]
         if not lengths:
-            del self._lengths[_model(key)]
-        self.bytes -= state.nbytes + _ENTRY_OVERHEAD_BYTES
+            del self._lengths[key[0]]
+        self.bytes -= len(state) + _ENTRY_OVERHEAD_BYTES
 
 
 def after(before: Prefix, sums: Sequence[int]) -> Prefix:
     """Returns the prefix that the tokens of `sums` make of `before`."""
-    return Prefix(before.model, before.origin, before.length + len(sums), sums[-1] & _MASK) if sums else before
+    return Prefix(before.model, before.length + len(sums), sums[-1] & _MASK) if sums else before
 
 
 def _key(before: Prefix, count: int, sums: Sequence[int]) -> Key:
-    begins = before.model + before.origin if before.origin else before.model
-    return begins, (before.length + count) << _DIGEST_BITS | (sums[count - 1] & _MASK) >> _DROPPED_BITS
-
-
-def _model(key: Key) -> bytes:
-    return key[0][:_MODEL_BYTES]
+    return before.model, (before.length + count) << _DIGEST_BITS | (sums[count - 1] & _MASK) >> _DROPPED_BITS
 
 
 def _length(key: Key) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from hiddenstate_server.context import HeldContext, Start
+from hiddenstate_server.context import Holder, Start
 from hiddenstate_server.results import FinishReason
 from hiddenstate_server.runner import HeadOutput
 from hiddenstate_server.sampling import Sampler
@@ -28,14 +28,14 @@ class Sequence(Work):
     """A context that is being computed."""
 
     tokens: Ids  # [seq] still to be consumed, from `position`
-    state: Floats  # [state_size] after what has been consumed
+    state: bytes  # float32 [state_size] after what has been consumed
     position: int = 0
     chunk: int = 0  # tokens that the next iteration consumes; the queue's
     computed: int = 0  # tokens consumed so far
     k: int = 0  # candidates that it asks the head for
     ranks: tuple[int, int] | None = None  # of the words that may be candidates
     keep_states: bool = False
-    states: list[tuple[int, Floats]] = dataclasses.field(default_factory=list)  # (position, state) of the way
+    states: list[tuple[int, bytes]] = dataclasses.field(default_factory=list)  # (position, state) of the way
 
     @property
     def remaining(self) -> int:
@@ -48,12 +48,12 @@ class Sequence(Work):
         return 1
 
     def consume(self, state: Floats) -> None:
-        """Moves on by one chunk, to `state`, a view that is copied."""
+        """Moves on by one chunk, to `state` [state_size], which is copied: it may be a row of a batch."""
         self.position = position = self.position + self.chunk
         self.computed += self.chunk
-        self.state = state = state.copy()
+        self.state = data = state.tobytes()
         if self.keep_states and (position == len(self.tokens) or position % _KEPT_EVERY == 0):
-            self.states.append((position, state))
+            self.states.append((position, data))
 
     @property
     def asks(self) -> int:
@@ -85,7 +85,7 @@ class Predicting(Sequence):
     start: Start  # where it began
     top_k: int  # candidates that the caller wants
     return_state: bool = False
-    held: HeldContext | None = None  # what its state is kept in
+    held: Holder | None = None  # what its state is kept in
     top_log_probs: Floats = dataclasses.field(init=False)  # [>= k], once it is over
     top_ids: Ids = dataclasses.field(init=False)  # [>= k]
 

@@ -49,9 +49,14 @@ def unsealed() -> StateKeys:
 class State:
     """What a model remembers of a context."""
 
-    values: NDArray[np.float32]  # [state_size]
+    data: bytes  # float32 [state_size]; an array of its own would take 96 bytes more
     num_tokens: int  # tokens it was made of
     prefix: Prefix | None = None  # those tokens, for the cache
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """Its numbers [state_size], which cannot be written to."""
+        return np.frombuffer(self.data, dtype=np.float32)
 
 
 def token_bytes(state_size: int) -> int:
@@ -84,7 +89,7 @@ def unpack_state(token: bytes, fingerprint: bytes, state_size: int, keys: StateK
     is_possible = (np.abs(values) <= _MAX_VALUE).all() and num_tokens <= _MAX_TOKENS  # NaN is not either
     if len(values) != state_size or not is_possible:
         raise InvalidRequestError("state: does not hold a state of this model; send the text of the context instead")
-    return State(values, num_tokens)
+    return State(values.tobytes(), num_tokens)
 
 
 def check_bounds(state: State, bounds: Sequence[StateBound]) -> None:
@@ -93,8 +98,9 @@ def check_bounds(state: State, bounds: Sequence[StateBound]) -> None:
     Raises:
         InvalidRequestError: a value is outside its bound by more than float32 rounding.
     """
+    values = state.values
     for part in bounds:
-        largest = float(np.abs(state.values[part.offset : part.offset + part.size]).max())
+        largest = float(np.abs(values[part.offset : part.offset + part.size]).max())
         if largest > part.bound * (1 + _ROUNDING):
             raise InvalidRequestError(
                 f"state: holds {largest:.4g} where this model keeps to {part.bound:g}, so the model did not make it; "

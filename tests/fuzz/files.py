@@ -209,7 +209,7 @@ class StateTokens:
         )
         fingerprint = self._FINGERPRINT if random.random() < 0.8 else random.randbytes(16)
         token = pack_state(
-            State(values.astype(np.float32), random.choice((0, 1, 2**31, 2**64 - 1))),
+            State(values.astype(np.float32).tobytes(), random.choice((0, 1, 2**31, 2**64 - 1))),
             fingerprint,
             random.choice(self._KEYS),
         )

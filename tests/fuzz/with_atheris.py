@@ -37,7 +37,8 @@ _FILE: Final = Path(tempfile.mkdtemp()) / "keys.txt"
 def state(data: bytes) -> None:
     """A state, as the caller has it and as one who knows the key would seal it."""
     values = np.frombuffer(data[: 4 * (len(data) // 4)], dtype="<f4").astype(np.float32)
-    for token in (data, b"HSS1" + data, b"HSS2" + data, pack_state(State(values, len(data)), _FINGERPRINT, (_KEY,))):
+    sealed = pack_state(State(values.tobytes(), len(data)), _FINGERPRINT, (_KEY,))
+    for token in (data, b"HSS1" + data, b"HSS2" + data, sealed):
         try:
             found = unpack_state(token, _FINGERPRINT, _STATE_SIZE, (_KEY,))
         except InvalidRequestError:

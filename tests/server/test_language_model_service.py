@@ -149,7 +149,8 @@ async def test_a_state_of_another_model_is_refused(wire: Wire, tmp_path: Path) -
 
 async def test_a_forged_state_is_refused_and_disturbs_no_neighbour(wire: Wire) -> None:
     model = wire.server.repository.language_model()
-    huge = State(np.full(model.bundle.language_model.state_size, 1e38, dtype=np.float32), 3)  # type: ignore[union-attr]
+    values = np.full(model.bundle.language_model.state_size, 1e38, dtype=np.float32)  # type: ignore[union-attr]
+    huge = State(values.tobytes(), 3)
     request = GenerateRequest(state=pack_state(huge, model.bundle.fingerprint), top_k=1)
     with held(model) as gate:
         first = asyncio.ensure_future(predicts(wire))

@@ -116,7 +116,7 @@ def assert_nothing_waits(repository: Repository) -> None:
         admission = scheduler._admission
         assert (scheduler.waiting_requests, scheduler.waiting_tokens, admission._waiting_interactive) == (0, 0, 0)
     cache = repository.cache
-    assert cache.bytes == sum(state.nbytes + _ENTRY_OVERHEAD_BYTES for state in cache._states.values())
+    assert cache.bytes == sum(len(state) + _ENTRY_OVERHEAD_BYTES for state in cache._states.values())
     assert cache.bytes <= cache.budget_bytes
     assert sum(count for lengths in cache._lengths.values() for count in lengths.values()) == cache.entries
 

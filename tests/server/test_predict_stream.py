@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from hiddenstate.v1.language_model_pb2 import (
     PredictStreamResponse,
     StreamedPredictRequest,
     StreamedPredictResponse,
+    TokenIds,
 )
 from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceStub
 from hiddenstate.v1.model_pb2 import ListModelsRequest
@@ -337,6 +339,30 @@ async def test_an_empty_stream_and_empty_messages_are_fine(caller: Caller) -> No
     await caller.call.done_writing()
     assert await caller.message() == []
     assert await caller.call.code() is grpc.StatusCode.OK
+
+
+async def test_an_idle_context_costs_at_most_512_bytes_more_than_its_state(models_dir: Path) -> None:
+    def begun(number: int) -> StreamedPredictRequest:
+        context = TokenIds(ids=[number % 31, number // 31 % 31, number // 31**2])  # unlike all others
+        return StreamedPredictRequest(request_id=number, context_id=number, predict=PredictRequest(tokens=context))
+
+    async with serving(models_dir, cache_bytes=40_000) as wire:  # so small that only the stream holds the states
+        caller = Caller(wire)
+        await caller.send(*map(begun, range(1, 301)))
+        await caller.replies(300)
+        tracemalloc.start()
+        try:
+            await caller.send(*map(begun, range(301, 2_301)))
+            await caller.replies(2_000)
+            gc.collect()
+            ours = tracemalloc.Filter(inclusive=True, filename_pattern="*/hiddenstate_server/*")
+            taken = tracemalloc.take_snapshot().filter_traces([ours]).statistics("filename")
+        finally:
+            tracemalloc.stop()
+        spec = wire.server.repository.language_model().bundle.language_model
+        assert spec is not None
+        each = sum(file.size for file in taken) / 2_000 - 4 * spec.state_size
+        assert 0 < each < 384  # malloc rounds up, and states lie in heaps of several threads: that may take the rest
 
 
 async def test_what_is_answered_leaves_nothing_for_the_garbage_collector(wire: Wire, caller: Caller) -> None:

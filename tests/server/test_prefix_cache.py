@@ -1,6 +1,9 @@
 """The prefix cache against a dictionary that never forgets."""
 
+import tracemalloc
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,11 +11,11 @@ from hiddenstate_server.prefix_cache import Prefix, PrefixCache, after
 
 MODEL, OTHER = b"m" * 16, b"o" * 16
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=8)
-ENTRY_BYTES = 4 * 4 + 384
+ENTRY_BYTES = 4 * 4 + 368
 
 
-def state(number: float) -> np.ndarray:
-    return np.full(4, number, dtype=np.float32)
+def state(number: float) -> bytes:
+    return np.full(4, number, dtype=np.float32).tobytes()
 
 
 def put(cache: PrefixCache, tokens: list[int], number: float, model: bytes = MODEL) -> None:
@@ -20,7 +23,7 @@ def put(cache: PrefixCache, tokens: list[int], number: float, model: bytes = MOD
     cache.store(before, cache.sums(before, tokens), [(len(tokens), state(number))])
 
 
-def longest(cache: PrefixCache, tokens: list[int], model: bytes = MODEL) -> tuple[int, np.ndarray | None]:
+def longest(cache: PrefixCache, tokens: list[int], model: bytes = MODEL) -> tuple[int, bytes | None]:
     before = cache.begin(model)
     return cache.longest(before, cache.sums(before, tokens))
 
@@ -39,7 +42,7 @@ def test_the_longest_known_prefix_is_found(stored: list[list[int]], asked: list[
         if found is None:
             assert not lengths
         else:
-            assert found[0] == known[tuple(tokens[:length])]
+            assert found == state(known[tuple(tokens[:length])])
     assert cache.hits + cache.misses == len(asked)
 
 
@@ -53,6 +56,26 @@ def test_it_never_holds_more_than_its_budget_and_counts_exactly(stored: list[lis
     assert cache.entries <= min(places, distinct)
     if distinct <= places:
         assert (cache.entries, cache.evictions) == (distinct, 0)
+
+
+@pytest.mark.parametrize("places", [1_366, 2_000, 2_700])  # where the dictionary's tables are emptiest to fullest
+def test_entries_take_the_memory_that_is_accounted_for(places: int) -> None:
+    data = bytes(range(256)) * 4
+    budget = places * (len(data) + 368)
+    tokens = [[number, number + 2**20] for number in range(4 * places)]
+    cache = PrefixCache(budget)
+    cache.sums(cache.begin(MODEL), [0, 0])  # draws the factors of the hash
+    tracemalloc.start()
+    try:
+        for number, each in enumerate(tokens):
+            before = cache.begin(MODEL, number.to_bytes(16))
+            state = bytes(bytearray(data))  # as each batch makes its own
+            cache.store(before, cache.sums(before, each), [(2, state)])
+            if number % 256 == 0 or number == places - 1:
+                assert 0.8 * cache.bytes < tracemalloc.get_traced_memory()[0] < cache.bytes + 10_000
+    finally:
+        tracemalloc.stop()
+    assert cache.entries == places
 
 
 def test_what_was_used_longest_ago_goes_first() -> None:
@@ -108,7 +131,7 @@ def test_the_same_words_after_another_beginning_are_another_context() -> None:
     cache.store(begun[0], cache.sums(begun[0], [1, 2]), [(2, state(2))])
     assert cache.longest(begun[1], cache.sums(begun[1], [1, 2])) == (0, None)
     length, found = cache.longest(begun[0], cache.sums(begun[0], [1, 2, 3]))
-    assert (length, found is not None and found[0]) == (2, 2.0)
+    assert (length, found) == (2, state(2))
 
 
 def test_leading_zeros_count() -> None:

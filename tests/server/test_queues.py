@@ -17,18 +17,21 @@ from hiddenstate_server.sentence import Sentence
 from hiddenstate_server.sequence import Predicting, Scoring, Sequence
 
 STATE = np.zeros(1, dtype=np.float32)
+STATE_BYTES = STATE.tobytes()
 MAX_BATCH, MAX_CHUNK, MAX_TOKENS, MAX_HEAD_ROWS, MAX_BATCH_TOKENS = 4, 8, 32, 10, 100
 
 
 def predicting(length: int, arrival: int, *, is_bulk: bool = False) -> Predicting:
     tokens = np.zeros(length, dtype=np.int64)
-    start = Start(tokens=tokens, before=None, known=0, state=STATE)
-    return Predicting(size=length, tokens=tokens, state=STATE, arrival=arrival, is_bulk=is_bulk, start=start, top_k=1)
+    start = Start(tokens=tokens, before=None, known=0, state=STATE_BYTES)
+    return Predicting(
+        size=length, tokens=tokens, state=STATE_BYTES, arrival=arrival, is_bulk=is_bulk, start=start, top_k=1
+    )
 
 
 def scoring(length: int, arrival: int, *, is_bulk: bool = False) -> Scoring:
     tokens = np.zeros(length, dtype=np.int64)
-    return Scoring(size=length, tokens=tokens, targets=tokens, state=STATE, arrival=arrival, is_bulk=is_bulk)
+    return Scoring(size=length, tokens=tokens, targets=tokens, state=STATE_BYTES, arrival=arrival, is_bulk=is_bulk)
 
 
 def sentence(length: int, arrival: int, *, is_bulk: bool = False) -> Sentence:

@@ -17,7 +17,7 @@ from hiddenstate.v1.language_model_pb2 import (
     StreamedPredictRequest,
 )
 from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
-from hiddenstate_server.prefix_cache import _ENTRY_OVERHEAD_BYTES, _model
+from hiddenstate_server.prefix_cache import _ENTRY_OVERHEAD_BYTES
 from hiddenstate_server.repository import Repository
 from hiddenstate_server.scheduler import Scheduler
 from onnx_files import sum_model
@@ -70,9 +70,9 @@ async def test_calls_without_pause_outlive_twenty_swaps_and_nothing_is_left(tmp_
         assert len([each for each in gc.get_objects() if type(each) is Scheduler and runs(each)]) == 3
         assert wire.metric("hiddenstate_models_loaded") == 3
         fingerprint = repository.language_model().bundle.fingerprint
-        assert {_model(key) for key in repository.cache._states} == {fingerprint}
+        assert {key[0] for key in repository.cache._states} == {fingerprint}
         assert repository.cache.bytes == sum(
-            state.nbytes + _ENTRY_OVERHEAD_BYTES for state in repository.cache._states.values()
+            len(state) + _ENTRY_OVERHEAD_BYTES for state in repository.cache._states.values()
         )
         assert set(repository.cache._lengths) == {fingerprint}
         assert wire.metric("hiddenstate_model_bytes", model="tiny-lm", version="3") == 0

@@ -233,8 +233,9 @@ class TestServed:
         fingerprint = model.bundle.fingerprint
         spec = model.bundle.language_model
         assert spec is not None
-        state = unpack_state(made, fingerprint, spec.state_size)
-        state.values[spec.output_offset] = -1.5
+        values = unpack_state(made, fingerprint, spec.state_size).values.copy()
+        values[spec.output_offset] = -1.5
+        state = State(values.tobytes(), 3)
         with pytest.raises(InvalidRequestError, match=r"state: holds 1\.5 where this model keeps to 1"):
             await model.predict(Context(text="to", state=pack_state(state, fingerprint)))
 
@@ -244,7 +245,7 @@ class TestServed:
         assert spec is not None
         values = np.zeros(spec.state_size, np.float32)
         values[16:32] = 50.0  # c of the first layer
-        token = pack_state(State(values, 1), model.bundle.fingerprint)
+        token = pack_state(State(values.tobytes(), 1), model.bundle.fingerprint)
         assert (await model.predict(Context(text="to", state=token))).candidates
 
     @pytest.fixture

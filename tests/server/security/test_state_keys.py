@@ -64,9 +64,9 @@ async def test_a_forged_state_is_refused(models_dir: Path, tmp_path: Path) -> No
         model = wire.server.repository.language_model()
         true = (await wire.language_model.Predict(PredictRequest(text="I", return_state=True))).state
         size = model.bundle.language_model.state_size if model.bundle.language_model else 0
-        values = unpack_state(true, model.bundle.fingerprint, size, (b"\xab" * 32,)).values
+        data = unpack_state(true, model.bundle.fingerprint, size, (b"\xab" * 32,)).data
         for keys in ((), (b"\xac" * 32,)):
-            forged = pack_state(State(values, 2), model.bundle.fingerprint, keys)
+            forged = pack_state(State(data, 2), model.bundle.fingerprint, keys)
             error = await failure(wire.language_model.Predict(PredictRequest(text="to", state=forged)))
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
 
