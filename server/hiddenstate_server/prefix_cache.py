@@ -1,30 +1,31 @@
 """States of contexts seen before, by their tokens, so that a repeated beginning is not computed again."""
 
 import dataclasses
+import itertools
 import operator
 import secrets
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
 
 # What an entry takes beside the state's values, at most, as CPython 3.11 and glibc lay it out: 56 of the bytes object
-# that holds them, 64 of the key, 48 of the number in it, and 200 of the dictionary, whose tables are fullest at 105 of
-# them and emptiest where entries come and go.
-_ENTRY_OVERHEAD_BYTES = 368
+# that holds them, 48 of the key, and 200 of the dictionary, whose tables are fullest at 105 of them and emptiest where
+# entries come and go.
+_ENTRY_OVERHEAD_BYTES = 304
 _SUM_BITS = 160
 _DROPPED_BITS = 32  # of a sum, and the most that a token id may have
 _DIGEST_BITS = _SUM_BITS - _DROPPED_BITS
+_LENGTH_BITS = 32
 _MASK = (1 << _SUM_BITS) - 1
 
 State = bytes  # float32 [state_size]
-Key = tuple[bytes, int]  # the model's fingerprint; number of tokens and their digest in one
+Key = int  # the model's number, that of the tokens, and their digest, side by side: a tuple would take 64 bytes more
 
 
 @dataclasses.dataclass(slots=True)
 class Prefix:
     """What led to a state, as far as the cache needs to know it."""
 
-    model: bytes  # its fingerprint
+    model: int  # its number
     length: int  # tokens
     sum: int  # of the hash
 
@@ -49,7 +50,9 @@ class PrefixCache:
         self._offset = secrets.randbits(_SUM_BITS)
         self._factors: list[int] = []  # one for each position, as many as the longest context needs
         self._states: OrderedDict[Key, State] = OrderedDict()
-        self._lengths: defaultdict[bytes, Counter[int]] = defaultdict(Counter)  # of a model's entries
+        self._models: dict[bytes, int] = {}  # numbers by fingerprint
+        self._numbers = itertools.count()  # none comes twice: a context may outlive the entries of its model
+        self._lengths: defaultdict[int, Counter[int]] = defaultdict(Counter)  # of a model's entries
 
     @property
     def entries(self) -> int:
@@ -57,8 +60,14 @@ class PrefixCache:
         return len(self._states)
 
     def begin(self, model: bytes, origin: bytes = b"") -> Prefix:
-        """Returns the empty prefix of contexts that begin with a state, of which `origin` is a digest of 16 bytes."""
-        return Prefix(model, 0, self._offset + (int.from_bytes(origin) << _DROPPED_BITS if origin else 0))
+        """Returns the empty prefix of contexts of a model, by its fingerprint.
+
+        Where they begin with a state, `origin` is a digest of that, of 16 bytes.
+        """
+        number = self._models.get(model)
+        if number is None:
+            number = self._models[model] = next(self._numbers)
+        return Prefix(number, 0, self._offset + (int.from_bytes(origin) << _DROPPED_BITS if origin else 0))
 
     def sums(self, before: Prefix, tokens: Sequence[int]) -> list[int]:
         """Returns the hash's sum after each token; what the other methods call `sums`."""
@@ -66,7 +75,7 @@ class PrefixCache:
         while len(self._factors) < end:
             self._factors.append(secrets.randbits(_SUM_BITS))
         products = map(operator.mul, self._factors[before.length : end], tokens)
-        return list(accumulate(products, initial=before.sum))[1:]
+        return list(itertools.accumulate(products, initial=before.sum))[1:]
 
     def longest(self, before: Prefix, sums: Sequence[int]) -> tuple[int, State | None]:
         """Returns how many of the tokens after `before` are known and the state after them; (0, None) if none are."""
@@ -88,7 +97,8 @@ class PrefixCache:
 
     def forget(self, model: bytes) -> None:
         """Lets go of all states of a model."""
-        for key in [key for key in self._states if key[0] == model]:
+        number = self._models.pop(model, None)
+        for key in [key for key in self._states if _model(key) == number]:
             self._remove(key, self._states.pop(key))
 
     def _insert(self, key: Key, state: State) -> None:
@@ -99,19 +109,19 @@ class PrefixCache:
         if size > self.budget_bytes:
             return
         self._states[key] = state
-        self._lengths[key[0]][_length(key)] += 1
+        self._lengths[_model(key)][_length(key)] += 1
         self.bytes += size
         while self.bytes > self.budget_bytes:
             self._remove(*self._states.popitem(last=False))
             self.evictions += 1
 
     def _remove(self, key: Key, state: State) -> None:
-        lengths, length = self._lengths[key[0]], _length(key)
+        lengths, length = self._lengths[_model(key)], _length(key)
         lengths[length] -= 1
         if not lengths[length]:
             del lengths[length]
         if not lengths:
-            del self._lengths[key[0]]
+            del self._lengths[_model(key)]
         self.bytes -= len(state) + _ENTRY_OVERHEAD_BYTES
 
 
@@ -121,8 +131,13 @@ def after(before: Prefix, sums: Sequence[int]) -> Prefix:
 
 
 def _key(before: Prefix, count: int, sums: Sequence[int]) -> Key:
-    return before.model, (before.length + count) << _DIGEST_BITS | (sums[count - 1] & _MASK) >> _DROPPED_BITS
+    numbers = before.model << _LENGTH_BITS | before.length + count
+    return numbers << _DIGEST_BITS | (sums[count - 1] & _MASK) >> _DROPPED_BITS
+
+
+def _model(key: Key) -> int:
+    return key >> _DIGEST_BITS + _LENGTH_BITS
 
 
 def _length(key: Key) -> int:
-    return key[1] >> _DIGEST_BITS
+    return key >> _DIGEST_BITS & (1 << _LENGTH_BITS) - 1
