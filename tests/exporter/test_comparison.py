@@ -209,6 +209,30 @@ def test_a_comparison_that_was_broken_off_goes_on_and_trains_nothing_twice(
     assert losses == 40
 
 
+def test_results_of_other_settings_are_not_taken_over(book: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = invoke(book, out, "--cells", "gru")
+    assert done.exit_code == 0, done.output
+    for options, difference in (
+        (("--max-tokens", "960"), "training.max_tokens 640, not 960"),
+        (("--max-minutes", "5"), "training.max_minutes none, not 5.0"),
+        (("--set", "optimizer.lr=0.5"), "optimizer.lr 0.002, not 0.5"),
+    ):
+        refused = invoke(book, out, "--cells", "lstm,gru", "--resume", *options)
+        assert refused.exit_code == 1
+        assert f"gru-0: was trained with {difference}; continue with the same settings, or" in refused.output
+        assert not (out / "runs" / "lstm-0").exists()  # found before anything is trained
+    (out / "runs").rename(tmp_path / "runs")
+    refused = invoke(book, out, "--cells", "gru", "--resume", "--max-tokens", "960")
+    assert refused.exit_code == 1
+    assert "models/gru/1: was trained with training.max_tokens 640, not 960" in refused.output
+    (tmp_path / "runs").rename(out / "runs")
+    machine = ("--set", "training.threads=2", "--set", "training.device=cpu")
+    done = invoke(book, out, "--cells", "gru", "--resume", *machine)
+    assert done.exit_code == 0, done.output
+    assert "gru-0: is trained already" in done.output
+
+
 @pytest.mark.parametrize(
     ("options", "code", "reason"),
     [

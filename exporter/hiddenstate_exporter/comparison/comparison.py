@@ -9,6 +9,7 @@ import msgspec
 from hiddenstate_exporter.comparison.contender import Contender
 from hiddenstate_exporter.comparison.recommendation import Recommendation
 from hiddenstate_exporter.comparison.result import Result
+from hiddenstate_exporter.comparison.resumption import check_bundle, check_run
 from hiddenstate_exporter.comparison.serving_time import serving_times
 from hiddenstate_exporter.publishing.export import ExportOptions, export
 from hiddenstate_exporter.training import language_model_run
@@ -58,11 +59,16 @@ def compare(
     off goes on.
 
     Raises:
-        TrainingError: the folder holds a comparison and `resume` is off, or a training could not go on.
+        TrainingError: the folder holds a comparison and `resume` is off or its settings are others, or a training could
+            not go on.
         Interrupted: Ctrl-C.
     """
     if folder.path.exists() and any(folder.path.iterdir()) and not resume:
         raise TrainingError(f"{folder.path}: is not empty; continue with --resume or name another folder")
+    for contender in contenders:
+        for seed in range(seeds):
+            check_run(folder.run(contender, seed), _run(contender, seed))
+        check_bundle(folder.bundle(contender), _run(contender, 0))
     results = []
     for number, contender in enumerate(contenders):
         width = contender.run.model.hidden_size
@@ -94,14 +100,22 @@ def _train(contender: Contender, texts: Texts, run_dir: Path, seed: int, command
     if files.best.exists() and "top1_accuracy" in load_checkpoint(files.best).metrics:
         echo(f"{run_dir.name}: is trained already")
         return
-    config: LanguageModelRun = msgspec.structs.replace(
-        contender.run, training=msgspec.structs.replace(contender.run.training, seed=seed)
-    )
     outcome = language_model_run.run(
-        config, run_dir, resume=files.last.exists(), command=command, echo=echo, texts=texts, next_step=False
+        _run(contender, seed),
+        run_dir,
+        resume=files.last.exists(),
+        command=command,
+        echo=echo,
+        texts=texts,
+        next_step=False,
     )
     if outcome.ending == "interrupted":
         raise Interrupted
+
+
+def _run(contender: Contender, seed: int) -> LanguageModelRun:
+    training = msgspec.structs.replace(contender.run.training, seed=seed)
+    return msgspec.structs.replace(contender.run, training=training)
 
 
 def _result(contender: Contender, folder: Folder, seeds: int) -> Result:
