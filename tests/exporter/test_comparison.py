@@ -233,6 +233,19 @@ def test_results_of_other_settings_are_not_taken_over(book: Path, tmp_path: Path
     assert "gru-0: is trained already" in done.output
 
 
+def test_the_speed_of_a_training_is_the_median_over_its_log(book: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = invoke(book, out, "--cells", "gru")
+    assert done.exit_code == 0, done.output
+    log = out / "runs" / "gru-0" / "log.jsonl"
+    line = json.loads(log.read_text().splitlines()[-1])
+    log.write_text("".join(json.dumps(line | {"tokens_per_s": speed}) + "\n" for speed in (5000, 6000, 900)))
+    done = invoke(book, out, "--cells", "gru", "--resume")
+    assert done.exit_code == 0, done.output
+    (row,) = json.loads((out / "results.json").read_text())["results"]
+    assert row["tokens_per_s"] == 5000
+
+
 @pytest.mark.parametrize(
     ("options", "code", "reason"),
     [

@@ -1,5 +1,6 @@
 """Trains the contenders one after another, publishes each, and sets their numbers side by side."""
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,7 @@ def _result(contender: Contender, folder: Folder, seeds: int) -> Result:
         hidden_size=contender.run.model.hidden_size,
         parameters=contender.parameters,
         perplexities=[checkpoint.metrics["perplexity"] for checkpoint in checkpoints],
-        tokens_per_s=log[-1]["tokens_per_s"],
+        tokens_per_s=statistics.median(line["tokens_per_s"] for line in log),
         epochs=log[-1]["epoch"],
         seconds=log[-1]["seconds"],
         bundle_bytes=sum(path.stat().st_size for path in folder.bundle(contender).iterdir()),

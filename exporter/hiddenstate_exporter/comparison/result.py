@@ -16,7 +16,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     hidden_size: int
     parameters: int
     perplexities: list[float]
-    tokens_per_s: float  # in training
+    tokens_per_s: float  # in training, the median over validations
     epochs: float
     seconds: float  # of training, of one seed
     bundle_bytes: int
