@@ -18,6 +18,7 @@ from hiddenstate_exporter.comparison.recommendation import recommend
 from hiddenstate_exporter.comparison.unigram import unigram_perplexity
 from hiddenstate_exporter.networks.language_model import LanguageModel
 from hiddenstate_exporter.publishing.checkpoint_model import count_parameters
+from hiddenstate_exporter.training.checkpoint import load_checkpoint
 from hiddenstate_exporter.training.language_model_run import network_config
 from hiddenstate_exporter.training.language_model_task import LanguageModelTask
 from hiddenstate_exporter.training.run_config import LanguageModelRun, make_run
@@ -231,6 +232,13 @@ def test_results_of_other_settings_are_not_taken_over(book: Path, tmp_path: Path
     done = invoke(book, out, "--cells", "gru", "--resume", *machine)
     assert done.exit_code == 0, done.output
     assert "gru-0: is trained already" in done.output
+
+
+def test_seeds_are_counted_from_that_of_the_run(book: Path, tmp_path: Path) -> None:
+    done = invoke(book, tmp_path / "out", "--cells", "gru", "--seeds", "2", "--set", "training.seed=7")
+    assert done.exit_code == 0, done.output
+    checkpoints = [load_checkpoint(tmp_path / "out" / "runs" / f"gru-{index}" / "best.pt") for index in (0, 1)]
+    assert [checkpoint.training["config"]["training"]["seed"] for checkpoint in checkpoints] == [7, 8]
 
 
 def test_the_speed_of_a_training_is_the_median_over_its_log(book: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class Interrupted(Exception):  # noqa: N818  # no error
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """Where a comparison lies: `runs/NAME-SEED`, `models/NAME/1`, results.json, comparison.png."""
+    """Where a comparison lies: `runs/NAME-INDEX` for each seed, `models/NAME/1`, results.json, comparison.png."""
 
     path: Path
 
@@ -44,8 +44,8 @@ class Folder:
     def picture(self) -> Path:
         return self.path / "comparison.png"
 
-    def run(self, contender: Contender, seed: int) -> Path:
-        return self.path / "runs" / f"{contender.name}-{seed}"
+    def run(self, contender: Contender, index: int) -> Path:
+        return self.path / "runs" / f"{contender.name}-{index}"
 
     def bundle(self, contender: Contender) -> Path:
         return self.path / "models" / contender.name / "1"
@@ -54,7 +54,7 @@ class Folder:
 def compare(
     contenders: Sequence[Contender], texts: Texts, folder: Folder, *, seeds: int, resume: bool, command: str, echo: Echo
 ) -> list[Result]:
-    """Trains, publishes and measures the contenders.
+    """Trains, publishes and measures the contenders, each `seeds` times, with seeds from that of its run on.
 
     With `resume`, what a comparison in the same folder has done already is taken over, and a training that was broken
     off goes on.
@@ -67,8 +67,8 @@ def compare(
     if folder.path.exists() and any(folder.path.iterdir()) and not resume:
         raise TrainingError(f"{folder.path}: is not empty; continue with --resume or name another folder")
     for contender in contenders:
-        for seed in range(seeds):
-            check_run(folder.run(contender, seed), _run(contender, seed))
+        for index in range(seeds):
+            check_run(folder.run(contender, index), _run(contender, index))
         check_bundle(folder.bundle(contender), _run(contender, 0))
     results = []
     for number, contender in enumerate(contenders):
@@ -77,8 +77,8 @@ def compare(
             f"{number + 1} of {len(contenders)}: {contender.name}, {contender.run.model.num_layers}x{width}, "
             f"{contender.parameters:,} parameters"
         )
-        for seed in range(seeds):
-            _train(contender, texts, folder.run(contender, seed), seed, command, echo)
+        for index in range(seeds):
+            _train(_run(contender, index), texts, folder.run(contender, index), command, echo)
         if not folder.bundle(contender).exists():
             options = ExportOptions(to=folder.path / "models", name=contender.name, version="1", variants=FP32)
             export(RunDir(folder.run(contender, 0)).best, options)
@@ -96,13 +96,13 @@ def write_results(path: Path, results: Sequence[Result], recommendation: Recomme
     path.write_bytes(msgspec.json.format(content, indent=2) + b"\n")
 
 
-def _train(contender: Contender, texts: Texts, run_dir: Path, seed: int, command: str, echo: Echo) -> None:
+def _train(run: LanguageModelRun, texts: Texts, run_dir: Path, command: str, echo: Echo) -> None:
     files = RunDir(run_dir)
     if files.best.exists() and "top1_accuracy" in load_checkpoint(files.best).metrics:
         echo(f"{run_dir.name}: is trained already")
         return
     outcome = language_model_run.run(
-        _run(contender, seed),
+        run,
         run_dir,
         resume=files.last.exists(),
         command=command,
@@ -114,13 +114,15 @@ def _train(contender: Contender, texts: Texts, run_dir: Path, seed: int, command
         raise Interrupted
 
 
-def _run(contender: Contender, seed: int) -> LanguageModelRun:
-    training = msgspec.structs.replace(contender.run.training, seed=seed)
-    return msgspec.structs.replace(contender.run, training=training)
+def _run(contender: Contender, index: int) -> LanguageModelRun:
+    training = contender.run.training
+    return msgspec.structs.replace(
+        contender.run, training=msgspec.structs.replace(training, seed=training.seed + index)
+    )
 
 
 def _result(contender: Contender, folder: Folder, seeds: int) -> Result:
-    checkpoints = [load_checkpoint(RunDir(folder.run(contender, seed)).best) for seed in range(seeds)]
+    checkpoints = [load_checkpoint(RunDir(folder.run(contender, index)).best) for index in range(seeds)]
     log = read_log(RunDir(folder.run(contender, 0)).log)
     return Result(
         name=contender.name,
