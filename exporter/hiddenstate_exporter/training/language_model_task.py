@@ -66,7 +66,10 @@ class LanguageModelTask:
         self.steps_per_epoch = (len(train) - bptt) // batches.batch_size // bptt
         if self.steps_per_epoch < 1:
             needed = batches.batch_size * bptt + bptt
-            raise ValueError(f"{len(train)} tokens of training text, {needed} or more are needed for one batch")
+            raise ValueError(
+                f"{len(train)} tokens of training text, {needed} or more are needed for one batch: "
+                "give more text, or a smaller batches.batch_size or batches.bptt"
+            )
         self.tokens_per_step = batches.batch_size * bptt
         counts = torch.bincount(train, minlength=model.config.vocab_size)
         self._sampled = self._make_sampled(counts)
