@@ -234,6 +234,12 @@ def test_results_of_other_settings_are_not_taken_over(book: Path, tmp_path: Path
     assert "gru-0: is trained already" in done.output
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_texts_are_read(book: Path, tmp_path: Path) -> None:
+    refused = invoke(tmp_path / "no such text", book / "out")
+    assert refused.exit_code == 1
+    assert refused.output.startswith(f"Error: {book / 'out'}: cannot be written: Not a directory; give another --out")
+
+
 def test_seeds_are_counted_from_that_of_the_run(book: Path, tmp_path: Path) -> None:
     done = invoke(book, tmp_path / "out", "--cells", "gru", "--seeds", "2", "--set", "training.seed=7")
     assert done.exit_code == 0, done.output

@@ -57,8 +57,10 @@ def test_training_twice_gives_the_same_tokenizer() -> None:
 
 
 def test_a_vocabulary_larger_than_the_text_supports_is_refused_with_the_largest() -> None:
-    with pytest.raises(VocabularyError, match="supports only 10: give --vocab-size 10 or less"):
+    with pytest.raises(VocabularyError, match=r"supports only 10: make data\.vocab_size 10 or less"):
         train_word_tokenizer(TEXT, 50)
+    with pytest.raises(VocabularyError, match="supports only 4: give a text of more different words"):
+        train_word_tokenizer(["one two one two"], 50)
 
 
 def test_a_stream_has_an_end_before_and_after_each_paragraph_and_keeps_case() -> None:

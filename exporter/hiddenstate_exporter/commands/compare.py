@@ -85,18 +85,18 @@ def compare(ctx: click.Context, /, **given: Any) -> None:
     from hiddenstate_exporter.comparison.unigram import unigram_perplexity
     from hiddenstate_exporter.training.texts import read_texts
 
+    folder = comparison.Folder(given["out"])
+    folder.prepare(given["resume"])
     texts = read_texts(run.data)
     contenders = make_contenders(
         run, given["cells"], given["connections"], vocab_size=texts.vocab_size, parameters=given["parameters"]
     )
-    folder = comparison.Folder(given["out"])
     try:
         results = comparison.compare(
             contenders,
             texts,
             folder,
             seeds=given["seeds"],
-            resume=given["resume"],
             command=command_line(ctx, parent=()),
             echo=click.echo,
         )

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import msgspec
 
@@ -44,6 +45,21 @@ class Folder:
     def picture(self) -> Path:
         return self.path / "comparison.png"
 
+    def prepare(self, resume: bool) -> None:
+        """Makes the folder, and checks that it can be written and holds nothing unless `resume`.
+
+        Raises:
+            TrainingError: it cannot be written, or holds something and `resume` is off.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=self.path).close()
+            used = any(self.path.iterdir())
+        except OSError as error:
+            raise TrainingError(f"{self.path}: cannot be written: {error.strerror}; give another --out") from None
+        if used and not resume:
+            raise TrainingError(f"{self.path}: is not empty; continue with --resume or name another folder")
+
     def run(self, contender: Contender, index: int) -> Path:
         return self.path / "runs" / f"{contender.name}-{index}"
 
@@ -52,20 +68,16 @@ class Folder:
 
 
 def compare(
-    contenders: Sequence[Contender], texts: Texts, folder: Folder, *, seeds: int, resume: bool, command: str, echo: Echo
+    contenders: Sequence[Contender], texts: Texts, folder: Folder, *, seeds: int, command: str, echo: Echo
 ) -> list[Result]:
     """Trains, publishes and measures the contenders, each `seeds` times, with seeds from that of its run on.
 
-    With `resume`, what a comparison in the same folder has done already is taken over, and a training that was broken
-    off goes on.
+    What a comparison in the same folder has done already is taken over, and a training that was broken off goes on.
 
     Raises:
-        TrainingError: the folder holds a comparison and `resume` is off or its settings are others, or a training could
-            not go on.
+        TrainingError: the folder holds a comparison of other settings, or a training could not go on.
         Interrupted: Ctrl-C.
     """
-    if folder.path.exists() and any(folder.path.iterdir()) and not resume:
-        raise TrainingError(f"{folder.path}: is not empty; continue with --resume or name another folder")
     for contender in contenders:
         for index in range(seeds):
             check_run(folder.run(contender, index), _run(contender, index))

@@ -19,6 +19,7 @@ Split = Literal["words", "whitespace"]  # how a text is cut into words
 
 EOS: Final = "<eos>"  # ends a paragraph, and so stands before every first word
 UNK: Final = "<unk>"
+SMALLEST: Final = 8  # vocabulary that can be asked for
 
 # A word with inner apostrophes and hyphens; a number with its ordinal ending; dashes and dots in a row; one sign.
 TOKEN: Final = r"\p{L}[\p{L}\p{M}]*(?:['\-]\p{L}[\p{L}\p{M}]*)*|\d+(?:st|nd|rd|th)\b|\d+|-{2,}|\.{2,}|[^\s]"
@@ -52,9 +53,10 @@ def train_word_tokenizer(
     tokenizer = _of_words(paragraphs, vocab_size) if split == "whitespace" else _of_text(paragraphs, vocab_size)
     found = tokenizer.get_vocab_size()
     if found < vocab_size and not fewer:
+        less = f"make data.vocab_size {found} or less, or give more text"
         raise VocabularyError(
             f"a vocabulary of {vocab_size} is asked for, but the text supports only {found}: "
-            f"give --vocab-size {found} or less, or more text"
+            + (less if found >= SMALLEST else "give a text of more different words")
         )
     return tokenizer
 
