@@ -119,6 +119,16 @@ def test_a_resumed_run_shows_the_command_that_began_it_and_what_changed(book: Pa
     assert resume() == changed
 
 
+def test_a_resumption_that_was_refused_leaves_the_run_as_it_was(book: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    assert invoke(book, run_dir, "--max-epochs 1").exit_code == 0
+    before = (run_dir / "config.toml").read_bytes()
+    refused = invoke(book, run_dir, "--resume --num-layers 2")
+    assert refused.exit_code == 1
+    assert "was trained with num_layers 1, not 2" in refused.output
+    assert (run_dir / "config.toml").read_bytes() == before
+
+
 def test_a_run_is_not_resumed_with_another_stack(book: Path, tmp_path: Path) -> None:
     assert invoke(book, tmp_path / "run", "--max-epochs 1 --cell gru").exit_code == 0
     for options, reason in (

@@ -13,7 +13,7 @@ from hiddenstate_exporter.training.checkpoint import load_checkpoint, save_check
 from hiddenstate_exporter.training.language_model_task import LanguageModelTask, Scores, score
 from hiddenstate_exporter.training.loop import REASONS, Origin, Outcome, TrainingOptions, train
 from hiddenstate_exporter.training.precision import choose_device
-from hiddenstate_exporter.training.run_config import LanguageModelRun, to_tables, write_tables
+from hiddenstate_exporter.training.run_config import LanguageModelRun, to_tables
 from hiddenstate_exporter.training.run_dir import RunDir
 from hiddenstate_exporter.training.texts import VOCAB_SIZE, Texts, describe_sources, read_texts, warn_of_small_parts
 from hiddenstate_exporter.training.vocabulary import eos_id, unk_id
@@ -40,8 +40,7 @@ def run(
         TrainingError: training could not go on.
     """
     network_config(config, vocab_size=config.data.vocab_size or ANY_SIZE)  # what is wrong shows before texts are read
-    files = RunDir(run_dir)
-    files.prepare(resume)
+    RunDir(run_dir).prepare(resume)
     texts = texts or read_texts(config.data)
     shape = network_config(config, vocab_size=texts.vocab_size)
     if texts.vocab_size < (config.data.vocab_size or VOCAB_SIZE):
@@ -51,8 +50,6 @@ def run(
         echo(warning)
     task = _task(config, shape, texts)
     echo(f"{sum(p.numel() for p in task.model.parameters()):,} parameters; the run is kept in {run_dir}")
-    tables = to_tables(config)
-    write_tables(files.config, tables)
     origin = Origin(
         kind="language_model",
         config=shape.to_dict(),
@@ -60,7 +57,7 @@ def run(
         tokenizer=texts.tokenizer.to_str(),
         data=describe_sources(config.data),
         command=command,
-        run=tables,
+        run=to_tables(config),
     )
     outcome = train(task, origin, _options(config, run_dir, resume))
     echo(_describe(outcome))

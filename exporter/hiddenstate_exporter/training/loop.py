@@ -18,7 +18,7 @@ from hiddenstate_exporter.training.descent import Descent, Step
 from hiddenstate_exporter.training.interruption import Interruption
 from hiddenstate_exporter.training.precision import choose_dtype
 from hiddenstate_exporter.training.progress import Reporter
-from hiddenstate_exporter.training.run_config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from hiddenstate_exporter.training.run_config import OptimizerConfig, ScheduleConfig, TrainingConfig, write_tables
 from hiddenstate_exporter.training.run_dir import RunDir, TrainingError
 from hiddenstate_exporter.training.schedule import Schedule
 from hiddenstate_exporter.training.task import Origin, Task
@@ -98,6 +98,7 @@ def train(
         run.restore()
     else:
         torch.manual_seed(options.training.seed)
+    write_tables(files.config, origin.run)  # only now: a resumption that was refused leaves the run as it was
     run.board = TensorBoardLog(files.board, first_step=run.progress.total_steps)
     try:
         with run.reporter, Interruption() as interruption:

@@ -198,7 +198,7 @@ def to_tables(run: msgspec.Struct | Mapping[str, Any]) -> Tables:
     return {name: {key: value for key, value in table.items() if value is not None} for name, table in tables.items()}
 
 
-def write_tables(path: Path, tables: Tables) -> None:
+def write_tables(path: Path, tables: Mapping[str, Any]) -> None:
     """Writes a TOML file."""
     path.write_text(tomli_w.dumps(tables), encoding="utf-8")
 

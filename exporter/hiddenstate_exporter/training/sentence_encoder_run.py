@@ -22,7 +22,7 @@ from hiddenstate_exporter.training.distillation import (
 )
 from hiddenstate_exporter.training.loop import REASONS, Origin, Outcome, TrainingOptions, train
 from hiddenstate_exporter.training.precision import choose_device
-from hiddenstate_exporter.training.run_config import to_tables, write_tables
+from hiddenstate_exporter.training.run_config import to_tables
 from hiddenstate_exporter.training.run_dir import RunDir
 from hiddenstate_exporter.training.sentence_encoder_config import SentenceData, SentenceEncoderRun
 from hiddenstate_exporter.training.sentences import Material, collect
@@ -50,8 +50,7 @@ def run(
         ValueError: the data, the teacher, an option or the run folder is wrong; the message says which and why.
         TrainingError: training could not go on.
     """
-    files = RunDir(run_dir)
-    files.prepare(resume)  # before the teacher works for an hour
+    RunDir(run_dir).prepare(resume)  # before the teacher works for an hour
     shape = network_config(config, teacher)
     pairs = read_sts(Path(config.data.sts)) if config.data.sts is not None else None
     judged = [*pairs.first, *pairs.second] if pairs is not None else []
@@ -64,8 +63,6 @@ def run(
         )
     task = _task(config, shape, teacher, material, run_dir, resume)
     echo(f"{sum(p.numel() for p in task.model.parameters()):,} parameters; the run is kept in {run_dir}")
-    tables = to_tables(config)
-    write_tables(files.config, tables)
     origin = Origin(
         kind="sentence_encoder",
         config=shape.to_dict(),
@@ -73,7 +70,7 @@ def run(
         tokenizer=teacher.tokenizer.to_str(),
         data=_describe(teacher, config.data, material),
         command=command,
-        run=tables,
+        run=to_tables(config),
     )
     outcome = train(task, origin, _options(config, run_dir, resume))
     echo(_ending(outcome))
