@@ -118,6 +118,15 @@ def test_a_run_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert make_run(LanguageModelRun, read_tables(tmp_path / "config.toml"), "config.toml") == run
 
 
+def test_a_value_that_was_taken_away_does_not_come_back_as_the_default(tmp_path: Path) -> None:
+    run = make({"model": {"forget_bias": None}, "data": {"sources": ["a.txt"], "description": "none"}})
+    assert run.model.forget_bias is None
+    write_tables(tmp_path / "config.toml", to_tables(run))
+    again = make_run(LanguageModelRun, read_tables(tmp_path / "config.toml"), "config.toml")
+    assert again == run
+    assert (again.model.connections, again.data.description) == ("none", "none")
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.name)
 def test_every_recipe_is_a_run_and_its_header_says_how_to_start_it(path: Path) -> None:
     command = rf"hiddenstate (train )?(\S+) --config exporter/recipes/{re.escape(path.name)} --(run-dir|out) \S"

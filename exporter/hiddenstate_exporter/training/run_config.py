@@ -12,10 +12,11 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import msgspec
 import tomli_w
+from msgspec.structs import fields
 
 from hiddenstate_exporter.graphs.stack_shape import MAX_LAYERS, Cell, Connections
 from hiddenstate_exporter.networks.regularization import Regularization, Share
@@ -185,22 +186,43 @@ def make_run(kind: type[Run], tables: Mapping[str, Any], where: str) -> Run:
     """
     _check_keys(kind, tables, where)
     try:
-        return msgspec.convert({name: {} for name in kind.__struct_fields__} | dict(tables), type=kind)
+        return msgspec.convert({name: {} for name in kind.__struct_fields__} | _without_words(kind, tables), type=kind)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$.")
         place = place.rstrip("`")
         raise RunConfigError(f"{where}: {f'{place}: ' if place else ''}{reason[0].lower()}{reason[1:]}") from None
 
 
-def to_tables(run: msgspec.Struct | Mapping[str, Any]) -> Tables:
-    """Returns a run, or its tables by name, as plain values; what has none is left out."""
+def to_tables(run: msgspec.Struct) -> Tables:
+    """Returns a run as plain values; what has none is left out, or is "none" where the default is a value."""
     tables: Tables = msgspec.to_builtins(run)
-    return {name: {key: value for key, value in table.items() if value is not None} for name, table in tables.items()}
+    for name, table in tables.items():
+        unset = _unset_by_word(type(getattr(run, name)))
+        tables[name] = {
+            key: "none" if value is None else value for key, value in table.items() if value is not None or key in unset
+        }
+    return tables
 
 
 def write_tables(path: Path, tables: Mapping[str, Any]) -> None:
     """Writes a TOML file."""
     path.write_text(tomli_w.dumps(tables), encoding="utf-8")
+
+
+def _unset_by_word(table: type[msgspec.Struct]) -> set[str]:
+    """Returns the keys that may have no value although their default is one: TOML has no null, the word is "none"."""
+    optional = {key for key, hint in get_type_hints(table).items() if type(None) in get_args(hint)}
+    return {field.name for field in fields(table) if field.name in optional and field.default is not None}
+
+
+def _without_words(kind: type[msgspec.Struct], tables: Mapping[str, Any]) -> Tables:
+    """Returns the tables with no value in place of the word "none"."""
+    known = get_type_hints(kind)
+    read: Tables = {}
+    for name, table in tables.items():
+        unset = _unset_by_word(known[name])
+        read[name] = {key: None if value == "none" and key in unset else value for key, value in table.items()}
+    return read
 
 
 def _check_keys(kind: type[msgspec.Struct], tables: Mapping[str, Any], where: str) -> None:
