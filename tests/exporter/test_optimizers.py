@@ -44,6 +44,30 @@ def test_each_optimiser_makes_the_steps_of_pytorchs(config: dict[str, Any], refe
         torch.testing.assert_close(actual, expected.detach())
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("sgd", {"momentum": 0.9}),
+        ("sgd", {"weight_decay": 0.5}),
+        ("adam", {"betas": (0.1, 0.2)}),
+        ("adamw", {"betas": (0.1, 0.2)}),
+    ],
+)
+def test_what_is_changed_at_a_resumption_has_an_effect(name: Any, change: dict[str, Any]) -> None:
+    def resumed(**changes: Any) -> torch.Tensor:
+        model, x = make_line(), torch.tensor([[1.0, 2.0]])
+        first = Descent(model, OptimizerConfig(name=name), torch.float32)
+        first.step(lambda: (model(x).square().sum(), 1), 0.05)
+        second = Descent(model, OptimizerConfig(name=name, **changes), torch.float32)
+        second.load_state_dict(first.state_dict())
+        for _ in range(2):
+            second.step(lambda: (model(x).square().sum(), 1), 0.05)
+        return model.weight.detach()
+
+    assert torch.equal(resumed(), resumed())
+    assert not torch.equal(resumed(), resumed(**change))
+
+
 def test_averaging_begins_when_validation_is_worse_than_all_but_the_last_ones() -> None:
     average = WeightAverage(list(make_line().parameters()), non_monotone=2)
     begun = [average.on_validation(number) for number in (9.0, 8.0, 7.0, 7.5, 7.2, 7.1, 6.0)]

@@ -75,9 +75,10 @@ class Descent:
             raise ValueError(
                 f"was trained with optimizer.name {state['name']}, not {self.config.name}; resume with the same"
             )
+        configured = [dict(group) for group in self._optimizer.param_groups]
         self._optimizer.load_state_dict(dict(state["optimizer"]))
-        for group in self._optimizer.param_groups:
-            group["weight_decay"] = self.config.weight_decay  # may be changed when a run is resumed
+        for group, now in zip(self._optimizer.param_groups, configured, strict=True):
+            group.update(now)  # betas, momentum and others may be changed when a run is resumed
         self._scaler.load_state_dict(dict(state["scaler"]))
         if self.average is not None:
             self.average.load_state_dict(state["average"])
