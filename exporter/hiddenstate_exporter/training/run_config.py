@@ -20,6 +20,7 @@ from msgspec.structs import fields
 
 from hiddenstate_exporter.graphs.stack_shape import MAX_LAYERS, Cell, Connections
 from hiddenstate_exporter.networks.regularization import Regularization, Share
+from hiddenstate_exporter.training.whole_file import write_whole
 
 Size = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -206,7 +207,7 @@ def to_tables(run: msgspec.Struct) -> Tables:
 
 def write_tables(path: Path, tables: Mapping[str, Any]) -> None:
     """Writes a TOML file."""
-    path.write_text(tomli_w.dumps(tables), encoding="utf-8")
+    write_whole(path, tomli_w.dumps(tables))
 
 
 def _unset_by_word(table: type[msgspec.Struct]) -> set[str]:

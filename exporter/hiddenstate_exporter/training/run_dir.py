@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hiddenstate_exporter.training.checkpoint import load_checkpoint
 from hiddenstate_exporter.training.task import Origin
+from hiddenstate_exporter.training.whole_file import write_whole
 
 
 class TrainingError(ValueError):
@@ -86,7 +87,7 @@ class RunDir:
         """Takes validations out of the log that came after `step`: a run that was killed will repeat them."""
         lines = self.log.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if _step_of(line) <= step]
-        self.log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_whole(self.log, "".join(f"{line}\n" for line in kept))
 
     def load_last(self, origin: Origin) -> Resumption:
         """Reads `last.pt`.
