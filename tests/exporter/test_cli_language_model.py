@@ -129,6 +129,29 @@ def test_a_resumption_that_was_refused_leaves_the_run_as_it_was(book: Path, tmp_
     assert (run_dir / "config.toml").read_bytes() == before
 
 
+def test_a_run_whose_time_is_up_before_its_first_validation_is_measured(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = LanguageModelTask.loss
+
+    def interrupted(task: LanguageModelTask, batch: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return loss(task, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LanguageModelTask, "loss", interrupted)
+        assert "interrupted" in invoke(book, tmp_path / "run").output
+    best = tmp_path / "run" / "best.pt"
+    best.unlink()  # as if it had been killed after last.pt was written
+    for _ in range(2):
+        result = invoke(book, tmp_path / "run", "--resume --max-minutes 0.000001")
+        assert result.exit_code == 0, result.output
+        assert "the time is up" in result.output
+        metrics = load_checkpoint(best).metrics
+        assert metrics["perplexity"] > 1
+        assert "valid_perplexity" not in metrics
+
+
 def test_a_run_is_not_resumed_with_another_stack(book: Path, tmp_path: Path) -> None:
     assert invoke(book, tmp_path / "run", "--max-epochs 1 --cell gru").exit_code == 0
     for options, reason in (

@@ -89,7 +89,8 @@ def measure(path: Path, test: torch.Tensor) -> Scores:
     tokenizer = Tokenizer.from_str(checkpoint.tokenizer)
     unk = unk_id(tokenizer)
     scores = score(model, test, special_ids=(eos_id(tokenizer), unk), unk_id=unk)
-    validation = {"valid_perplexity": checkpoint.metrics.get("valid_perplexity", checkpoint.metrics["perplexity"])}
+    chosen_by = checkpoint.metrics.get("valid_perplexity", checkpoint.metrics.get("perplexity"))
+    validation = {} if chosen_by is None else {"valid_perplexity": chosen_by}  # none: it ended before a validation
     save_checkpoint(path, dataclasses.replace(checkpoint, metrics={**validation, **dataclasses.asdict(scores)}))
     return scores
 

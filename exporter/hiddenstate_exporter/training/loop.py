@@ -162,6 +162,7 @@ class _Run:
         ending = self._limit_reached()
         while ending is None:
             ending = self._epoch(interruption)
+        self._keep_something()
         return Outcome(
             ending=ending,
             best=self.progress.best,
@@ -211,7 +212,6 @@ class _Run:
             if ending is None and interruption.requested:
                 ending = "interrupted"
             if ending is not None:
-                self._keep_something()
                 self._save_last()
                 return ending
         self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
