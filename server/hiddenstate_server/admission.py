@@ -15,6 +15,7 @@ _WINDOW_S = 2.0
 _PATIENCE = 0.7
 # How much of what is known of the batches' duration is the latest one's.
 _LATEST = 0.2
+_NOT = -1.0
 
 
 class Waiting(Protocol):
@@ -40,6 +41,19 @@ class Admission:
     has been seen nothing is refused for its deadline.
     """
 
+    __slots__ = (
+        "_batch_s",
+        "_busy_since",
+        "_full_batch",
+        "_max_waiting_tokens",
+        "_refusals",
+        "_seconds",
+        "_tokens",
+        "_waiting_interactive",
+        "waiting_tokens",
+        "waiting_works",
+    )
+
     def __init__(
         self, *, max_waiting_tokens: int, full_batch: int, refusals: dict[RefusalReason, Tally] | None = None
     ) -> None:
@@ -53,7 +67,7 @@ class Admission:
         self._waiting_interactive = 0  # tokens
         self._max_waiting_tokens = max_waiting_tokens
         self._full_batch = full_batch
-        self._busy_since: float | None = None
+        self._busy_since = _NOT
         self._tokens = 0.0  # that ended in the last seconds in which the model was busy, and those seconds
         self._seconds = 0.0
         self._batch_s = 0.0  # that a batch takes while the model is busy: an answer comes when its whole batch is done
@@ -64,11 +78,10 @@ class Admission:
         Raises:
             OverloadedError: more tokens would wait than may, or so many go first that a deadline would pass.
         """
-        if len(works) == 1:
-            size, deadline, is_bulk = works[0].size, works[0].deadline, works[0].is_bulk
-        else:
-            size, is_bulk = sum(work.size for work in works), works[0].is_bulk
-            deadline = min(work.deadline for work in works)
+        size, deadline, is_bulk = 0, math.inf, works[0].is_bulk
+        for work in works:
+            size += work.size
+            deadline = min(deadline, work.deadline)
         if size > self._max_waiting_tokens:
             self._refuse(
                 f"this request has {size:,} tokens, the queue takes {self._max_waiting_tokens:,}; "
@@ -83,13 +96,13 @@ class Admission:
                 self.wait_s(self.waiting_tokens + size - self._max_waiting_tokens),
                 "queue_full",
             )
-        self.check(deadline, now, is_bulk=is_bulk)
+        self.check(deadline, now, is_bulk)
         self.waiting_works += len(works)
         self.waiting_tokens += size
         if not is_bulk:
             self._waiting_interactive += size
 
-    def check(self, deadline: float, now: float, *, is_bulk: bool) -> None:
+    def check(self, deadline: float, now: float, is_bulk: bool) -> None:
         """Refuses what would wait in vain, so that no more needs to be done for it.
 
         A queue of no more than the batches that run next is not looked at: it is gone soon, and small batches would
@@ -111,25 +124,30 @@ class Admission:
 
     def release(self, works: Sequence[Waiting], now: float) -> None:
         """Lets go of works that are over."""
+        done, batch_s = 0, 0.0
+        for work in works:
+            self.waiting_tokens -= work.size
+            if not work.is_bulk:
+                self._waiting_interactive -= work.size
+            if not work.dropped:
+                done += work.size
+                batch_s = max(batch_s, work.batch_s)
         self.waiting_works -= len(works)
-        self.waiting_tokens -= sum(work.size for work in works)
-        self._waiting_interactive -= sum(work.size for work in works if not work.is_bulk)
-        done = [work for work in works if not work.dropped]
-        self._observe(sum(work.size for work in done), max((work.batch_s for work in done), default=0.0), now)
+        self._observe(done, batch_s, now)
 
     def wait_s(self, tokens: int) -> float:
         """Returns about how long the model takes for so many tokens, in seconds; 0 if that is not known yet."""
         return tokens * self._seconds / self._tokens if self._tokens else 0.0
 
     def _observe(self, size: int, batch_s: float, now: float) -> None:
-        if self._busy_since is not None:
+        if self._busy_since != _NOT:
             if batch_s:
                 self._batch_s += _LATEST * (batch_s - self._batch_s)
             passed = now - self._busy_since
             fades = math.exp(-passed / _WINDOW_S)
             self._tokens = self._tokens * fades + size
             self._seconds = self._seconds * fades + passed
-        self._busy_since = now if self.waiting_works > self._full_batch else None
+        self._busy_since = now if self.waiting_works > self._full_batch else _NOT
 
     def _refuse(self, message: str, retry_after_s: float | None, reason: RefusalReason) -> None:
         self._refusals[reason].value += 1

@@ -1,42 +1,49 @@
 """Waiting work by a size, oldest first in each."""
 
 import collections
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Any
 
 from hiddenstate_server.scheduler import Work
-
-W = TypeVar("W", bound=Work)
 
 # Batches in a row that bulk work lets interactive work go before it.
 _PASSED_OVER = 4
 
 
-class Buckets(Generic[W]):
+class Buckets:
     """Work in first-in-first-out order within each size."""
+
+    __slots__ = ("_waiting", "count")
 
     def __init__(self) -> None:
         self.count = 0
-        self._waiting: dict[int, collections.deque[W]] = {}
+        self._waiting: dict[int, collections.deque[Any]] = {}
 
-    def put(self, size: int, work: W) -> None:
+    def put(self, size: int, work: Work) -> None:
         """Adds work."""
         self.count += 1
-        self._waiting.setdefault(size, collections.deque()).append(work)
+        waiting = self._waiting.get(size)
+        if waiting is None:
+            waiting = self._waiting[size] = collections.deque()
+        waiting.append(work)
 
-    def sizes(self) -> Iterator[int]:
-        """Yields the sizes that something waits in."""
-        return iter(self._waiting)
+    def sizes(self) -> list[int]:
+        """Returns the sizes that something waits in."""
+        return list(self._waiting)
 
     def holds(self, size: int) -> bool:
         """Tells whether something waits in a size."""
         return size in self._waiting
 
-    def oldest(self, size: int) -> W:
+    def oldest(self, size: int) -> Any:
         """Returns the work that has waited longest in a size."""
         return self._waiting[size][0]
 
-    def pop(self, size: int) -> W:
+    def arrival(self, size: int) -> int:
+        """Returns when the oldest work of a size arrived."""
+        work: Work = self._waiting[size][0]
+        return work.arrival
+
+    def pop(self, size: int) -> Any:
         """Removes and returns the work that has waited longest in a size."""
         waiting = self._waiting[size]
         work = waiting.popleft()
@@ -46,12 +53,14 @@ class Buckets(Generic[W]):
         return work
 
 
-class Priorities(Generic[W]):
+class Priorities:
     """What is interactive and what is bulk. Bulk work rides along and, passed over too often, has its turn."""
 
+    __slots__ = ("_bulk", "_interactive", "_passed_over")
+
     def __init__(self) -> None:
-        self._interactive: Buckets[W] = Buckets()
-        self._bulk: Buckets[W] = Buckets()
+        self._interactive = Buckets()
+        self._bulk = Buckets()
         self._passed_over = 0
 
     @property
@@ -59,11 +68,11 @@ class Priorities(Generic[W]):
         """Work that waits."""
         return self._interactive.count + self._bulk.count
 
-    def put(self, size: int, work: W) -> None:
+    def put(self, size: int, work: Work) -> None:
         """Adds work."""
         (self._bulk if work.is_bulk else self._interactive).put(size, work)
 
-    def turn(self) -> tuple[Buckets[W], Buckets[W]]:
+    def turn(self) -> tuple[Buckets, Buckets]:
         """Returns those whose turn the next batch is, and those who may fill it up."""
         bulk_first = self._bulk.count and (not self._interactive.count or self._passed_over >= _PASSED_OVER)
         self._passed_over = 0 if bulk_first or not self._bulk.count else self._passed_over + 1

@@ -55,6 +55,8 @@ class CallMetrics:
 class MethodMetrics:
     """Counts the requests, or the streams, of one method."""
 
+    __slots__ = ("_ended", "_ok", "_refused", "_running", "_seconds", "method")
+
     def __init__(
         self,
         method: str,
@@ -77,8 +79,11 @@ class MethodMetrics:
     def end(self, code: str, seconds: float) -> None:
         """Counts one that has begun and now ends; `code` is the name of a status code."""
         self._running.value -= 1
-        (self._ok if code == "OK" else self._ended.labels(self.method, code)).value += 1
-        if self._seconds:
+        if code == "OK":
+            self._ok.value += 1
+        else:
+            self._ended.labels(self.method, code).value += 1
+        if self._seconds is not None:
             self._seconds.observe(seconds)
 
     def failed(self, error: Exception) -> None:

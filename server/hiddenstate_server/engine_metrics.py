@@ -1,7 +1,6 @@
 """What is counted where models compute: of each model run, and of each request."""
 
 import threading
-from typing import NamedTuple
 
 from hiddenstate_server.tallies import Distribution, Tally
 
@@ -29,16 +28,26 @@ class BatchMetrics:
             self._padded_tokens.value += padded_tokens
 
 
-class RequestMetrics(NamedTuple):
+class RequestMetrics:
     """What a model counts of its requests. Belongs to the event loop."""
 
-    tokenize: Distribution  # seconds in which a request's text became tokens
-    queue: Distribution
-    compute: Distribution
-    tokens_computed: Tally
-    tokens_reused: Tally
+    __slots__ = ("compute", "queue", "tokenize", "tokens_computed", "tokens_reused")
 
-    def request_done(self, *, queue_s: float, compute_s: float, tokens_computed: int, tokens_reused: int) -> None:
+    def __init__(
+        self,
+        tokenize: Distribution,
+        queue: Distribution,
+        compute: Distribution,
+        tokens_computed: Tally,
+        tokens_reused: Tally,
+    ) -> None:
+        self.tokenize = tokenize  # seconds in which a request's text became tokens
+        self.queue = queue
+        self.compute = compute
+        self.tokens_computed = tokens_computed
+        self.tokens_reused = tokens_reused
+
+    def request_done(self, queue_s: float, compute_s: float, tokens_computed: int, tokens_reused: int) -> None:
         """Counts one request that the model has answered."""
         self.queue.observe(queue_s)
         self.compute.observe(compute_s)

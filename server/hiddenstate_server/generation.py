@@ -48,14 +48,13 @@ class GenerationPlanner:
         self._check(options)
         top_k = self._max_top_k if options.top_k is None else options.top_k
         seed = secrets.randbits(63) if options.seed is None else options.seed
-        return Generating(
-            size=max(1, len(start.to_compute)) + options.max_tokens,
+        tokens = start.to_compute()
+        work = Generating(
+            max(1, len(tokens)) + options.max_tokens,
+            tokens,
+            start.state,
             deadline=deadline,
             is_bulk=is_bulk,
-            tokens=start.to_compute,
-            state=start.state,
-            k=top_k + len(self._banned_ids),
-            keep_states=start.prefix is not None,
             sampler=Sampler(temperature=options.temperature, top_p=options.top_p, seed=seed),
             max_tokens=options.max_tokens,
             eos_token_id=self._eos_token_id,
@@ -63,6 +62,9 @@ class GenerationPlanner:
             banned_ids=self._banned_ids,
             keep_last=options.return_state,
         )
+        work.k = top_k + len(self._banned_ids)
+        work.keep_states = start.prefix is not None
+        return work
 
     def _check(self, options: GenerateOptions) -> None:
         _check_range("max_tokens", options.max_tokens, 1, self._max_tokens)

@@ -17,6 +17,8 @@ Ids = NDArray[np.int64]
 class Iteration:
     """The scheduler's step for language models. Runner threads may call it at the same time."""
 
+    __slots__ = ("_heads", "_recurrent", "_runner", "_vocab_size")
+
     def __init__(
         self, runner: LanguageModelRunner, *, vocab_size: int, model: str, version: str, metrics: Metrics
     ) -> None:
@@ -25,12 +27,16 @@ class Iteration:
         self._recurrent = metrics.of_batches(model, version, "recurrent")
         self._heads = metrics.of_batches(model, version, "head")
 
-    def __call__(self, batch: SequenceOf[Sequence]) -> list[Sequence]:
+    def run(self, batch: SequenceOf[Sequence]) -> list[Sequence]:
         """Consumes one chunk of each sequence (all of one size, or none), and answers those that ask the head."""
         consuming = [sequence for sequence in batch if sequence.chunk]
         outputs = self._recur(consuming) if consuming else None
-        asks = [sequence.asks for sequence in batch]
-        answer = self._ask(batch, asks, outputs) if any(asks) else _NOTHING
+        asks, asked = [], 0
+        for sequence in batch:
+            rows = sequence.asks()
+            asks.append(rows)
+            asked += rows
+        answer = self._ask(batch, asks, outputs) if asked else _NOTHING
         news, row = [], 0
         for sequence, rows in zip(batch, asks, strict=True):
             if sequence.receive(answer, row):
@@ -41,31 +47,47 @@ class Iteration:
     def _recur(self, batch: list[Sequence]) -> Floats:
         """Returns the outputs [batch, chunk, output_size] of the sequences that consume something."""
         started_at, chunk = time.perf_counter(), batch[0].chunk
-        tokens = np.concatenate([s.tokens[s.position : s.position + chunk] for s in batch])
-        state = np.frombuffer(b"".join([s.state for s in batch]), dtype=np.float32).reshape(len(batch), -1)
-        outputs, next_state = self._runner.recur(tokens.reshape(len(batch), chunk), state)
-        for sequence, row in zip(batch, next_state, strict=True):
-            sequence.consume(row)
-        seconds = time.perf_counter() - started_at
-        self._recurrent.run(rows=len(batch), tokens=tokens.size, padded_tokens=tokens.size, seconds=seconds)
+        tokens, states = [], []
+        for sequence in batch:
+            tokens.append(sequence.tokens[sequence.position : sequence.position + chunk])
+            states.append(sequence.state)
+        state = np.frombuffer(b"".join(states), dtype=np.float32).reshape(len(batch), -1)
+        outputs, next_state = self._runner.recur(np.array(tokens, dtype=np.int64), state)
+        rows, size = next_state.data.cast("B", (next_state.nbytes,)), next_state.strides[0]
+        for row, sequence in enumerate(batch):
+            sequence.consume(bytes(rows[row * size : (row + 1) * size]))
+        consumed, seconds = len(batch) * chunk, time.perf_counter() - started_at
+        self._recurrent.run(rows=len(batch), tokens=consumed, padded_tokens=consumed, seconds=seconds)
         return outputs
 
     def _ask(self, batch: SequenceOf[Sequence], asks: list[int], outputs: Floats | None) -> HeadOutput:
         started_at = time.perf_counter()
-        asking = [sequence for sequence, rows in zip(batch, asks, strict=True) if rows]
-        targets = np.concatenate([sequence.head_targets() for sequence in asking])  # [rows]
-        if outputs is not None and len(asking) == len(outputs) == len(targets) == len(batch):
+        targets: list[int] = []  # [rows]
+        k, ones = 1, 0
+        for sequence, rows in zip(batch, asks, strict=True):
+            ones += rows == 1
+            if rows:
+                targets += sequence.head_targets()
+                k = max(k, sequence.k)
+        if outputs is not None and len(outputs) == len(batch) == ones:
             hidden = outputs[:, -1]  # each asks for what follows its last token: no row has to be looked for
         else:
             hidden = _hidden(batch, asks, outputs, self._runner)
-        k = min(self._vocab_size, max(1, *(sequence.k for sequence in asking)))
-        answer = self._runner.head(hidden, k=k, targets=targets, ranks=self._ranks(batch, asks))
-        rows, seconds = len(hidden), time.perf_counter() - started_at
-        self._heads.run(rows=rows, tokens=rows, padded_tokens=rows, seconds=seconds)
+        answer = self._runner.head(
+            hidden,
+            k=min(self._vocab_size, k),
+            targets=np.array(targets, dtype=np.int64),
+            ranks=self._ranks(batch, asks),
+        )
+        asked, seconds = len(hidden), time.perf_counter() - started_at
+        self._heads.run(rows=asked, tokens=asked, padded_tokens=asked, seconds=seconds)
         return answer
 
     def _ranks(self, batch: SequenceOf[Sequence], asks: list[int]) -> Ids | None:
-        if all(sequence.ranks is None for sequence in batch):
+        for sequence in batch:
+            if sequence.ranks is not None:
+                break
+        else:
             return None
         anything = (-1, self._vocab_size)  # special tokens have rank -1
         return np.array(

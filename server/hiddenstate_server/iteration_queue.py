@@ -13,6 +13,8 @@ from hiddenstate_server.sequence import Sequence
 class IterationQueue:
     """Waiting contexts by the size of their next chunk."""
 
+    __slots__ = ("_last_size", "_max_batch", "_max_chunk", "_max_head_rows", "_max_tokens", "_releases", "_waiting")
+
     def __init__(
         self,
         *,
@@ -31,12 +33,12 @@ class IterationQueue:
         self._max_chunk = max_chunk
         self._max_tokens = max_tokens
         self._max_head_rows = max_head_rows
-        self._waiting: Priorities[Sequence] = Priorities()
+        self._waiting = Priorities()
         self._last_size = 0
 
     def put(self, work: Sequence) -> None:
         """Adds a context; its next chunk decides where."""
-        work.chunk = self._chunk(work.remaining)
+        work.chunk = self._chunk(work.remaining())
         # A context with nothing left to compute only needs the head; it rides with one-token chunks.
         self._waiting.put(max(1, work.chunk), work)
 
@@ -54,25 +56,24 @@ class IterationQueue:
         )
         return batch
 
-    def _batch(
-        self, first: Buckets[Sequence], second: Buckets[Sequence], size: int, rows: int
-    ) -> tuple[list[Sequence], bool]:
+    def _batch(self, first: Buckets, second: Buckets, size: int, rows: int) -> tuple[list[Sequence], bool]:
         """Returns up to so many contexts, and whether the head has no room for more."""
-        batch = [first.pop(size)]
-        head_rows = batch[0].head_rows
+        batch: list[Sequence] = [first.pop(size)]
+        head_rows = batch[0].head_rows()
         for buckets in (first, second):
             while len(batch) < rows and buckets.holds(size):
-                head_rows += buckets.oldest(size).head_rows
+                oldest = buckets.oldest(size)
+                head_rows += oldest.head_rows()
                 if head_rows > self._max_head_rows:
                     return batch, True
                 batch.append(buckets.pop(size))
         return batch, False
 
-    def _next_size(self, waiting: Buckets[Sequence]) -> int:
-        sizes = list(waiting.sizes())
+    def _next_size(self, waiting: Buckets) -> int:
+        sizes = waiting.sizes()
         if len(sizes) == 1 or (self._last_size != 1 and 1 in sizes):
             return min(sizes)
-        return min((size for size in sizes if size != 1), key=lambda size: waiting.oldest(size).arrival)
+        return min((size for size in sizes if size != 1), key=waiting.arrival)
 
     def _chunk(self, remaining: int) -> int:
         return min(self._max_chunk, 1 << (remaining.bit_length() - 1)) if remaining else 0

@@ -47,14 +47,11 @@ class LanguageModelService(LanguageModelServiceServicer):
         self, request: PredictRequest, context: Context
     ) -> bytes:
         model = self._repository.language_model(request.model, request.model_version)
-        work = await model.predicting(
-            read_context(request),
-            read_predict_options(request),
-            deadline=read_deadline(context),
-            is_bulk=read_is_bulk(request),
+        work = await model.predictor.work(
+            read_context(request), read_predict_options(request), read_deadline(context), read_is_bulk(request)
         )
         await model.scheduler.run(work)
-        return model.response(work)
+        return model.predictor.response(work)
 
     async def PredictStream(  # type: ignore[override]  # noqa: N802 - writes to the context instead of yielding
         self, request_iterator: AsyncIterator[PredictStreamRequest], context: Context

@@ -20,7 +20,7 @@ class LengthQueue:
         self._releases = releases or Releases.uncounted()
         self._max_batch = max_batch
         self._max_batch_tokens = max_batch_tokens
-        self._waiting: Priorities[Sentence] = Priorities()
+        self._waiting = Priorities()
 
     def put(self, work: Sentence) -> None:
         """Adds a sentence."""
@@ -33,7 +33,7 @@ class LengthQueue:
         part = share(self._waiting.count, sharers)
         rows = min(self._max_batch, part)
         first, second = self._waiting.turn()
-        seed = min(first.sizes(), key=lambda length: first.oldest(length).arrival)
+        seed = min(first.sizes(), key=first.arrival)
         batch: list[Sentence] = []
         shortest = longest = seed
         for buckets in (first, second):

@@ -15,7 +15,8 @@ from hiddenstate.v1 import model_pb2, priority_pb2, sentence_encoder_pb2, usage_
 from hiddenstate_server.bundle import Bundle
 from hiddenstate_server.context import Context
 from hiddenstate_server.generation import GenerateOptions
-from hiddenstate_server.language_model import LanguageModel, PredictOptions
+from hiddenstate_server.language_model import LanguageModel
+from hiddenstate_server.prediction import PredictOptions
 from hiddenstate_server.results import FinishReason, GeneratedToken, Score, Usage
 from hiddenstate_server.sentence_encoder import SentenceEncoder
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from hiddenstate_server.inference.onnx_model import OnnxModel
 
 DEFAULT_TOP_K = 5
+_BULK = priority_pb2.PRIORITY_BULK
 
 _OPTIONS = frozenset({"max_tokens", "temperature", "top_k", "top_p", "seed"})
 _FINISH_REASONS = {
@@ -47,11 +49,9 @@ class Named(Protocol):
 def read_context(request: lm.PredictRequest | lm.GenerateRequest | lm.ScoreRequest) -> Context:
     """Returns the context of a request."""
     sent = request.WhichOneof("context")
-    return Context(
-        text=request.text if sent == "text" else None,
-        tokens=request.tokens.ids if sent == "tokens" else None,
-        state=request.state,
-    )
+    text = request.text if sent == "text" else None
+    tokens = request.tokens.ids if sent == "tokens" else None
+    return Context(text, tokens, request.state)
 
 
 def read_predict_options(request: lm.PredictRequest) -> PredictOptions:
@@ -64,7 +64,8 @@ def read_is_bulk(
     request: lm.PredictRequest | lm.GenerateRequest | lm.ScoreRequest | sentence_encoder_pb2.EncodeRequest,
 ) -> bool:
     """Returns whether a request goes behind what is interactive."""
-    return request.priority == priority_pb2.PRIORITY_BULK
+    is_bulk: bool = request.priority == _BULK
+    return is_bulk
 
 
 def read_generate_options(request: lm.GenerateRequest) -> GenerateOptions:

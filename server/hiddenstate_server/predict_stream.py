@@ -1,7 +1,6 @@
 """What one PredictStream remembers and answers."""
 
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any
 
 from hiddenstate.v1.language_model_pb2 import PredictRequest, StreamedPredictRequest
@@ -15,7 +14,7 @@ from hiddenstate_server.streams import Answer, Answered, Arrived, Lane, deadline
 from hiddenstate_server.tallies import Tally
 
 
-class StreamContext(Lane[StreamedPredictRequest]):
+class StreamContext(Lane):
     """A context of a stream, and the requests that wait for it. Its first answer binds it to a model."""
 
     __slots__ = ("model", "state")
@@ -28,6 +27,8 @@ class StreamContext(Lane[StreamedPredictRequest]):
 
 class PredictRequests:
     """Answers the requests of one stream; owns its contexts."""
+
+    __slots__ = ("_contexts", "_counted", "_deadline", "_max_contexts", "_repository")
 
     def __init__(self, repository: Repository, *, deadline: float, max_contexts: int, counted: Tally) -> None:
         """`counted` is the number of contexts that all streams hold."""
@@ -66,8 +67,15 @@ class PredictRequests:
         self._counted.value -= len(self._contexts)
         self._contexts.clear()
 
+    def forget_if_never_begun(self, context_id: int, context: StreamContext | None) -> None:
+        """Lets go of a context that no request has led anywhere."""
+        is_last = context is not None and context.state is None and not context.waiting
+        if is_last and self._contexts.get(context_id) is context:
+            del self._contexts[context_id]
+            self._counted.value -= 1
+
     def begin(
-        self, arrived: Arrived[StreamedPredictRequest], context: StreamContext | None, answered: Answered
+        self, arrived: Arrived, context: StreamContext | None, answered: Answered
     ) -> Coroutine[Any, Any, None] | None:
         """Begins a prediction; the answer is None where a context was only closed.
 
@@ -83,20 +91,21 @@ class PredictRequests:
         try:
             return self._begin(arrived, context, answered)
         except BaseException:
-            self._forget_if_never_begun(request.context_id, context)
+            self.forget_if_never_begun(request.context_id, context)
             raise
 
     def _begin(
-        self, arrived: Arrived[StreamedPredictRequest], context: StreamContext | None, answered: Answered
+        self, arrived: Arrived, context: StreamContext | None, answered: Answered
     ) -> Coroutine[Any, Any, None] | None:
-        request = arrived.request
-        predict, model = request.predict, self._model(request.predict, context)
+        predict = arrived.request.predict
+        model = self._model(predict, context)
+        predictor = model.predictor
         sent, options, is_bulk = read_context(predict), read_predict_options(predict), read_is_bulk(predict)
         deadline = deadline_of(arrived, self._deadline)
-        if sent.is_long:
-            coming = model.predicting(sent, options, deadline=deadline, is_bulk=is_bulk, held=context)
+        if sent.is_long():
+            coming = predictor.work(sent, options, deadline, is_bulk, context)
             return self._submit_when_ready(coming, model, arrived, context, answered)
-        work = model.predicting_now(sent, options, deadline=deadline, is_bulk=is_bulk, held=context)
+        work = predictor.work_now(sent, options, deadline, is_bulk, context)
         self._submit(work, model, arrived, context, answered)
         return None
 
@@ -104,52 +113,30 @@ class PredictRequests:
         self,
         coming: Coroutine[Any, Any, Predicting],
         model: LanguageModel,
-        arrived: Arrived[StreamedPredictRequest],
+        arrived: Arrived,
         context: StreamContext | None,
         answered: Answered,
     ) -> None:
         try:
             self._submit(await coming, model, arrived, context, answered)
         except BaseException:
-            self._forget_if_never_begun(arrived.request.context_id, context)
+            self.forget_if_never_begun(arrived.request.context_id, context)
             raise
 
     def _submit(
         self,
         work: Predicting,
         model: LanguageModel,
-        arrived: Arrived[StreamedPredictRequest],
+        arrived: Arrived,
         context: StreamContext | None,
         answered: Answered,
     ) -> None:
         arrived.works = (work,)
-        work.told = partial(self._told, work, model, arrived, context, answered)
+        work.told = _Asked(self, work, model, arrived, context, answered).told
         model.scheduler.submit(arrived.works)
 
-    def _told(
-        self,
-        work: Predicting,
-        model: LanguageModel,
-        arrived: Arrived[StreamedPredictRequest],
-        context: StreamContext | None,
-        answered: Answered,
-        over: bool,
-    ) -> None:
-        if work.abandoned:  # the stream has ended
-            return
-        try:
-            if work.error:
-                raise work.error
-            answer: Answer = model.response(work)
-            if context:
-                context.model = model
-        except Exception as error:
-            self._forget_if_never_begun(arrived.request.context_id, context)
-            answer = error
-        answered(arrived, context, answer)
-
     def _model(self, request: PredictRequest, context: StreamContext | None) -> LanguageModel:
-        if not (context and context.model):
+        if context is None or context.model is None:
             return self._repository.language_model(request.model, request.model_version)
         model = context.model
         if request.model not in ("", model.name) or request.model_version not in ("", model.version):
@@ -167,8 +154,40 @@ class PredictRequests:
                 reason="too_many_contexts",
             )
 
-    def _forget_if_never_begun(self, context_id: int, context: StreamContext | None) -> None:
-        is_last = context is not None and context.state is None and not context.waiting
-        if is_last and self._contexts.get(context_id) is context:
-            del self._contexts[context_id]
-            self._counted.value -= 1
+
+class _Asked:
+    """What is told when a prediction is over."""
+
+    __slots__ = ("_answered", "_arrived", "_context", "_model", "_requests", "_work")
+
+    def __init__(
+        self,
+        requests: PredictRequests,
+        work: Predicting,
+        model: LanguageModel,
+        arrived: Arrived,
+        context: StreamContext | None,
+        answered: Answered,
+    ) -> None:
+        self._requests = requests
+        self._work = work
+        self._model = model
+        self._arrived = arrived
+        self._context = context
+        self._answered = answered
+
+    def told(self, over: bool) -> None:
+        """Answers."""
+        if self._work.abandoned:  # the stream has ended
+            return
+        try:
+            if self._work.error:
+                raise self._work.error
+            predictor = self._model.predictor
+            answer: Answer = predictor.response(self._work)
+            if self._context is not None:
+                self._context.model = self._model
+        except Exception as error:
+            self._requests.forget_if_never_begun(self._arrived.request.context_id, self._context)
+            answer = error
+        self._answered(self._arrived, self._context, answer)

@@ -1,6 +1,5 @@
 """States of contexts seen before, by their tokens, so that a repeated beginning is not computed again."""
 
-import dataclasses
 import itertools
 import operator
 import secrets
@@ -21,13 +20,15 @@ State = bytes  # float32 [state_size]
 Key = int  # the model's number, that of the tokens, and their digest, side by side: a tuple would take 64 bytes more
 
 
-@dataclasses.dataclass(slots=True)
 class Prefix:
     """What led to a state, as far as the cache needs to know it."""
 
-    model: int  # its number
-    length: int  # tokens
-    sum: int  # of the hash
+    __slots__ = ("length", "model", "sum")
+
+    def __init__(self, model: int, length: int, sum: int) -> None:
+        self.model = model  # its number
+        self.length = length  # tokens
+        self.sum = sum  # of the hash
 
 
 class PrefixCache:
@@ -40,6 +41,20 @@ class PrefixCache:
     state, and the digests of all beginnings of a text are found on the way to its end. What the context began with is
     where the sum begins: digests differ by any given number as rarely as they are equal.
     """
+
+    __slots__ = (
+        "_factors",
+        "_lengths",
+        "_models",
+        "_numbers",
+        "_offset",
+        "_states",
+        "budget_bytes",
+        "bytes",
+        "evictions",
+        "hits",
+        "misses",
+    )
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
@@ -74,6 +89,8 @@ class PrefixCache:
         end = before.length + len(tokens)
         while len(self._factors) < end:
             self._factors.append(secrets.randbits(_SUM_BITS))
+        if len(tokens) == 1:
+            return [before.sum + self._factors[before.length] * tokens[0]]
         products = map(operator.mul, self._factors[before.length : end], tokens)
         return list(itertools.accumulate(products, initial=before.sum))[1:]
 
@@ -93,7 +110,7 @@ class PrefixCache:
     def store(self, before: Prefix, sums: Sequence[int], states: Iterable[tuple[int, State]]) -> None:
         """Keeps states (n, [state_size]) after the first n of the tokens."""
         for count, state in states:
-            self._insert(_key(before, count, sums), state)
+            self._insert(before.model, before.length + count, _key(before, count, sums), state)
 
     def forget(self, model: bytes) -> None:
         """Lets go of all states of a model."""
@@ -101,7 +118,7 @@ class PrefixCache:
         for key in [key for key in self._states if _model(key) == number]:
             self._remove(key, self._states.pop(key))
 
-    def _insert(self, key: Key, state: State) -> None:
+    def _insert(self, model: int, length: int, key: Key, state: State) -> None:
         if key in self._states:
             self._states.move_to_end(key)
             return
@@ -109,10 +126,11 @@ class PrefixCache:
         if size > self.budget_bytes:
             return
         self._states[key] = state
-        self._lengths[_model(key)][_length(key)] += 1
+        self._lengths[model][length] += 1
         self.bytes += size
         while self.bytes > self.budget_bytes:
-            self._remove(*self._states.popitem(last=False))
+            oldest, its_state = self._states.popitem(last=False)
+            self._remove(oldest, its_state)
             self.evictions += 1
 
     def _remove(self, key: Key, state: State) -> None:

@@ -9,6 +9,8 @@ _MESSAGE_BYTES = 2**20
 class Outgoing:
     """A message of replies."""
 
+    __slots__ = ("parts", "size", "weight")
+
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.size = 0  # bytes
@@ -18,14 +20,18 @@ class Outgoing:
 class Replies:
     """Owns the messages that wait to be written."""
 
+    __slots__ = ("_last", "_waiting")
+
     def __init__(self) -> None:
         self._waiting: deque[Outgoing] = deque()
+        self._last: Outgoing | None = None  # of those that wait
 
     def add(self, reply: bytes, weight: int) -> None:
         """Adds a reply, a field of the message as `wire.streamed` makes it."""
-        if not self._waiting or self._waiting[-1].size >= _MESSAGE_BYTES:
-            self._waiting.append(Outgoing())
-        outgoing = self._waiting[-1]
+        outgoing = self._last
+        if outgoing is None or outgoing.size >= _MESSAGE_BYTES:
+            outgoing = self._last = Outgoing()
+            self._waiting.append(outgoing)
         outgoing.parts.append(reply)
         outgoing.size += len(reply)
         outgoing.weight += weight
@@ -35,4 +41,6 @@ class Replies:
         if not self._waiting:
             return None
         outgoing = self._waiting.popleft()
+        if outgoing is self._last:
+            self._last = None
         return b"".join(outgoing.parts), outgoing.weight

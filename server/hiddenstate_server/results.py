@@ -2,19 +2,21 @@
 
 import dataclasses
 import enum
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-class Usage(NamedTuple):
+class Usage:
     """What a request cost; see usage.proto."""
 
-    tokens_computed: int
-    tokens_reused: int
-    queue_time_us: int
-    compute_time_us: int
+    __slots__ = ("compute_time_us", "queue_time_us", "tokens_computed", "tokens_reused")
+
+    def __init__(self, tokens_computed: int, tokens_reused: int, queue_time_us: int, compute_time_us: int) -> None:
+        self.tokens_computed = tokens_computed
+        self.tokens_reused = tokens_reused
+        self.queue_time_us = queue_time_us
+        self.compute_time_us = compute_time_us
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,24 @@ Ids = NDArray[np.int64]
 _USUAL_LENGTH = 20  # tokens of a sentence
 
 
-class HeadOutput(NamedTuple):
+class HeadOutput:
     """What the head says of each row."""
 
-    top_log_probs: Floats  # [rows, k]
-    top_ids: Ids  # [rows, k]
-    target_log_probs: Floats  # [rows]
+    __slots__ = ("_ids", "_values", "target_log_probs", "top_ids", "top_log_probs")
+
+    def __init__(self, top_log_probs: Floats, top_ids: Ids, target_log_probs: Floats) -> None:
+        self.top_log_probs = top_log_probs  # [rows, k]
+        self.top_ids = top_ids  # [rows, k]
+        self.target_log_probs = target_log_probs  # [rows]
+        self._ids: list[list[int]] | None = None  # the first two, made plain when a row is asked for
+        self._values = b""
+
+    def row(self, row: int) -> tuple[list[int], bytes]:
+        """Returns the k best of a row: their ids, and their log probabilities as float32 [k]."""
+        if self._ids is None:
+            self._ids, self._values = self.top_ids.tolist(), self.top_log_probs.tobytes()
+        size = self.top_log_probs.itemsize * self.top_log_probs.shape[1]
+        return self._ids[row], self._values[row * size : (row + 1) * size]
 
 
 class LanguageModelRunner:

@@ -11,7 +11,6 @@ is put back or over.
 """
 
 import asyncio
-import dataclasses
 import functools
 import logging
 import math
@@ -21,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from hiddenstate_server.admission import Admission
 from hiddenstate_server.errors import DeadlineError, ModelFailedError, ServingError, ShuttingDownError
@@ -36,24 +35,41 @@ def _ignore(over: bool) -> None:
     pass
 
 
-@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
 class Work:
     """Something to compute. It carries its own answer; `told` is how its owner hears of it."""
 
-    size: int  # tokens, for admission
-    told: Callable[[bool], None] = _ignore  # called on the event loop when there is news; True at the end, once
-    deadline: float = math.inf  # of time.monotonic()
-    is_bulk: bool = False  # whether it goes behind what is interactive
-    abandoned: bool = False  # set by the event loop when nobody waits for it any more
-    over: bool = False  # set by the runner thread
-    dropped: bool = False  # over without an answer: it expired, failed, or nobody waited for it any more
-    error: ServingError | None = None
-    arrival: int = 0
-    submitted_at: float = 0.0
-    finished_at: float = 0.0
-    compute_s: float = 0.0  # time of the batches it was part of
-    batch_s: float = 0.0  # time of the last of them
-    trace: Any = None  # of the call that it belongs to, where that is traced
+    __slots__ = (
+        "abandoned",
+        "arrival",
+        "batch_s",
+        "compute_s",
+        "deadline",
+        "dropped",
+        "error",
+        "finished_at",
+        "is_bulk",
+        "over",
+        "size",
+        "submitted_at",
+        "told",
+        "trace",
+    )
+
+    def __init__(self, size: int, deadline: float = math.inf, is_bulk: bool = False, arrival: int = 0) -> None:
+        self.size = size  # tokens, for admission
+        self.deadline = deadline  # of time.monotonic()
+        self.is_bulk = is_bulk  # whether it goes behind what is interactive
+        self.arrival = arrival
+        self.told: Callable[[bool], None] = _ignore  # on the event loop when there is news; True at the end, once
+        self.abandoned = False  # set by the event loop when nobody waits for it any more
+        self.over = False  # set by the runner thread
+        self.dropped = False  # over without an answer: it expired, failed, or nobody waited for it any more
+        self.error: ServingError | None = None
+        self.submitted_at = 0.0
+        self.finished_at = 0.0
+        self.compute_s = 0.0  # time of the batches it was part of
+        self.batch_s = 0.0  # time of the last of them
+        self.trace: Any = None  # of the call that it belongs to, where that is traced
 
     @property
     def queue_s(self) -> float:
@@ -61,27 +77,24 @@ class Work:
         return max(0.0, self.finished_at - self.submitted_at - self.compute_s)
 
 
-W = TypeVar("W", bound=Work)
-
-
-class Queue(Protocol[W]):
+class Queue(Protocol):
     """Decides which waiting work goes together. One runner thread at a time uses it."""
 
-    def put(self, work: W) -> None:
+    def put(self, work: Any) -> None:
         """Adds work that is new or comes again."""
 
-    def take(self, sharers: int) -> list[W]:
+    def take(self, sharers: int) -> list[Any]:
         """Removes and returns the next batch, leaving their part to the other `sharers - 1` threads that are free too.
 
         Empty only if nothing waits.
         """
 
 
-Step = Callable[[Sequence[W]], Sequence[W]]
+Step = Callable[[Sequence[Any]], Sequence[Any]]
 """Computes a batch and returns the work that has news; work with `over` unset is put back into the queue."""
 
 
-class Scheduler(Generic[W]):
+class Scheduler:
     """Batches work of one model and runs it on `runners` threads."""
 
     def __init__(
@@ -89,8 +102,8 @@ class Scheduler(Generic[W]):
         *,
         model: str,
         version: str,
-        waiting: Queue[W],
-        step: Step[W],
+        waiting: Queue,
+        step: Step,
         admission: Admission,
         loop: asyncio.AbstractEventLoop,
         metrics: Metrics,
@@ -100,7 +113,7 @@ class Scheduler(Generic[W]):
         """`trial` runs the model with what is known to be good, on any thread, and raises what that does."""
         self._admission = admission  # this and the next four belong to the event loop
         self._arrivals = 0
-        self._outbox: list[W] = []  # submitted in this turn of the loop
+        self._outbox: list[Work] = []  # submitted in this turn of the loop
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
@@ -109,12 +122,11 @@ class Scheduler(Generic[W]):
         self._tracing = metrics.tracing
         self._step = step if self._tracing is None else self._tracing.of_step(step, model, version)
         self._loop = loop
-        self._inbox: queue.SimpleQueue[Sequence[W] | None] = queue.SimpleQueue()  # None closes
+        self._inbox: queue.SimpleQueue[Sequence[Work] | None] = queue.SimpleQueue()  # None closes
         self._turn = threading.Lock()  # held by the runner that takes
         self._held = 0  # work in the queue; belongs to the runner whose turn it is
-        self._computing = [False] * runners
         # What each thread computes and since when, for those who watch; each entry is one thread's.
-        self._running: list[tuple[float, Sequence[W]] | None] = [None] * runners
+        self._running: list[tuple[float, Sequence[Work]] | None] = [None] * runners
         self.failures = 0  # batches that failed since one did not; threads may lose each other's count
         self.trial = trial
         self.name = f"{model} version {version}"
@@ -135,7 +147,7 @@ class Scheduler(Generic[W]):
         """Tokens of the work that is submitted and not over."""
         return self._admission.waiting_tokens
 
-    def submit(self, works: Sequence[W]) -> None:
+    def submit(self, works: Sequence[Work]) -> None:
         """Hands in work, all of it or none.
 
         Raises:
@@ -156,15 +168,15 @@ class Scheduler(Generic[W]):
             self._loop.call_soon(self._hand_over)
         self._outbox += works
 
-    def check(self, deadline: float, *, is_bulk: bool) -> None:
+    def check(self, deadline: float, is_bulk: bool) -> None:
         """Refuses at once what `submit` would refuse whatever its size, before it is made ready for that.
 
         Raises:
             OverloadedError: the deadline would pass while it waits.
         """
-        self._admission.check(deadline, time.monotonic(), is_bulk=is_bulk)
+        self._admission.check(deadline, time.monotonic(), is_bulk)
 
-    async def run(self, work: W) -> None:
+    async def run(self, work: Work) -> None:
         """Submits work and returns when it is over.
 
         Raises:
@@ -172,7 +184,7 @@ class Scheduler(Generic[W]):
         """
         await self.run_all([work])
 
-    async def run_all(self, works: Sequence[W]) -> None:
+    async def run_all(self, works: Sequence[Work]) -> None:
         """Submits work, all of it or none, and returns when all is over.
 
         Raises:
@@ -199,7 +211,7 @@ class Scheduler(Generic[W]):
             if work.error:
                 raise work.error
 
-    async def follow(self, work: W) -> AsyncGenerator[None, None]:
+    async def follow(self, work: Work) -> AsyncGenerator[None, None]:
         """Submits work and yields whenever there is news, the last time when it is over; closing abandons it.
 
         Raises:
@@ -251,7 +263,7 @@ class Scheduler(Generic[W]):
         works, self._outbox = self._outbox, []
         self._inbox.put(works)
 
-    def _tell(self, news: Sequence[tuple[W, bool]]) -> None:
+    def _tell(self, news: Sequence[tuple[Work, bool]]) -> None:
         """Runs on the event loop: frees the places of finished work and passes news (work, over) on."""
         self._admission.release([work for work, over in news if over], time.monotonic())
         for work, over in news:
@@ -267,14 +279,13 @@ class Scheduler(Generic[W]):
 
     def _run(self, number: int) -> None:
         _give_way()
-        while (batch := self._take(number)) is not None:
+        while (batch := self._take()) is not None:
             live = self._wanted(batch)
             news = [work for work in batch if work.over] if len(live) < len(batch) else []
             if live:
                 self._running[number] = time.monotonic(), live
                 news += self._compute(live)
                 self._running[number] = None
-            self._computing[number] = False
             again = [work for work in live if not work.over]
             if news:
                 # The next step may end work before the event loop hears of this one, so `over` goes as it is now. And
@@ -284,13 +295,12 @@ class Scheduler(Generic[W]):
                 self._inbox.put(again)
             del batch, live, news, again  # an idle thread shall hold no answers, nor the model that they came from
 
-    def _take(self, number: int) -> list[W] | None:
+    def _take(self) -> list[Work] | None:
         """Returns the next batch, waiting while there is nothing to do; None once closed."""
         with self._turn:
             if not self._receive():
                 return None
-            self._computing[number] = True
-            batch = self._queue.take(sharers=len(self._computing))
+            batch: list[Work] = self._queue.take(len(self._threads))
             self._held -= len(batch)
             return batch
 
@@ -308,10 +318,13 @@ class Scheduler(Generic[W]):
         except queue.Empty:
             return True
 
-    def _wanted(self, batch: Sequence[W]) -> Sequence[W]:
+    def _wanted(self, batch: Sequence[Work]) -> Sequence[Work]:
         """Ends work that nobody waits for before it costs anything, and returns the rest."""
         now = time.monotonic()
-        if not any(work.abandoned or now >= work.deadline for work in batch):
+        unwanted = 0
+        for work in batch:
+            unwanted += work.abandoned or now >= work.deadline
+        if not unwanted:
             return batch
         for work in batch:
             if work.abandoned:
@@ -322,7 +335,7 @@ class Scheduler(Generic[W]):
                 self._end(work, DeadlineError("the deadline passed while the request waited for the model"))
         return [work for work in batch if not work.over]
 
-    def _compute(self, batch: Sequence[W]) -> Sequence[W]:
+    def _compute(self, batch: Sequence[Work]) -> Sequence[Work]:
         started_at = time.monotonic()
         try:
             news = self._step(batch)
@@ -342,7 +355,7 @@ class Scheduler(Generic[W]):
             work.finished_at = finished_at
         return news
 
-    def _end(self, work: W, error: ServingError | None) -> None:
+    def _end(self, work: Work, error: ServingError | None) -> None:
         work.error = error
         work.over = work.dropped = True
         work.finished_at = time.monotonic()

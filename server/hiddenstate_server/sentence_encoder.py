@@ -4,10 +4,8 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hiddenstate_server.bundle import Bundle
 from hiddenstate_server.config import EngineSettings
@@ -61,13 +59,13 @@ class SentenceEncoder:
         queue = metrics.queues.of_model(
             bundle.name, bundle.version, max_rows=max_batch, max_tokens=settings.max_waiting_tokens
         )
-        self.scheduler: Scheduler[Sentence] = Scheduler(
+        self.scheduler = Scheduler(
             model=bundle.name,
             version=bundle.version,
             waiting=LengthQueue(
                 max_batch=max_batch, max_batch_tokens=settings.max_batch_tokens, releases=queue.releases
             ),
-            step=EncodeStep(runner, model=bundle.name, version=bundle.version, metrics=metrics),
+            step=EncodeStep(runner, model=bundle.name, version=bundle.version, metrics=metrics).run,
             admission=admission_for(settings)(
                 max_waiting_tokens=settings.max_waiting_tokens,
                 full_batch=runners * max_batch,
@@ -93,17 +91,18 @@ class SentenceEncoder:
         Raises:
             ServingError: see errors.py.
         """
-        request = await self.encoding(sentences, truncate=truncate, deadline=deadline, is_bulk=is_bulk)
+        request = await self.encoding(sentences, truncate, deadline, is_bulk)
         await self.scheduler.run_all(request.works)
-        return Encoding(embeddings=request.embeddings, truncated=request.truncated, usage=self.conclude(request))
+        embeddings = np.frombuffer(b"".join(request.vectors()), dtype=np.float32).reshape(len(sentences), -1)
+        return Encoding(embeddings=embeddings, truncated=request.truncated, usage=self._conclude(request))
 
     async def encoding(
-        self, sentences: Sequence[str], *, truncate: bool = True, deadline: float = math.inf, is_bulk: bool = False
+        self, sentences: Sequence[str], truncate: bool = True, deadline: float = math.inf, is_bulk: bool = False
     ) -> "EncodingWork":
         """Does what `encoding_now` does, and lets others go on while long texts become tokens."""
         if not is_long(sentences):
-            return self.encoding_now(sentences, truncate=truncate, deadline=deadline, is_bulk=is_bulk)
-        self.scheduler.check(deadline, is_bulk=is_bulk)
+            return self.encoding_now(sentences, truncate, deadline, is_bulk)
+        self.scheduler.check(deadline, is_bulk)
         self._check(sentences)
         started_at = time.perf_counter()
         tokens = await asyncio.to_thread(self._tokenizer.encode_batch, sentences)
@@ -111,39 +110,24 @@ class SentenceEncoder:
         return self._encoding(tokens, truncate, deadline, is_bulk)
 
     def encoding_now(
-        self, sentences: Sequence[str], *, truncate: bool = True, deadline: float = math.inf, is_bulk: bool = False
+        self, sentences: Sequence[str], truncate: bool = True, deadline: float = math.inf, is_bulk: bool = False
     ) -> "EncodingWork":
-        """Returns the work of a request, to be submitted; `conclude` must follow when it is over.
+        """Returns the work of a request, to be submitted; `response` must follow when it is over.
 
         Raises:
             InvalidRequestError: there are no sentences, too many, or one that cannot be encoded.
             OverloadedError: the deadline would pass while it waits.
         """
-        self.scheduler.check(deadline, is_bulk=is_bulk)
+        self.scheduler.check(deadline, is_bulk)
         self._check(sentences)
         started_at = time.perf_counter()
         tokens = self._tokenizer.encode_batch(sentences)
         self._counts.tokenize.observe(time.perf_counter() - started_at)
         return self._encoding(tokens, truncate, deadline, is_bulk)
 
-    def conclude(self, request: "EncodingWork") -> Usage:
-        """Accounts for a request that is over, by its slowest sentence."""
-        works = request.works
-        queue_s, compute_s = works[0].queue_s, works[0].compute_s
-        if len(works) > 1:
-            queue_s, compute_s = max(work.queue_s for work in works), max(work.compute_s for work in works)
-        computed = sum(work.size for work in works)
-        self._counts.request_done(queue_s=queue_s, compute_s=compute_s, tokens_computed=computed, tokens_reused=0)
-        return Usage(
-            tokens_computed=computed,
-            tokens_reused=0,
-            queue_time_us=round(queue_s * 1e6),
-            compute_time_us=round(compute_s * 1e6),
-        )
-
     def response(self, request: "EncodingWork") -> bytes:
         """Concludes a request and returns it as the bytes of an EncodeResponse."""
-        return self._writer.write(request.embeddings, request.truncated, self.conclude(request))
+        return self._writer.write(request.vectors(), request.truncated, self._conclude(request))
 
     async def drain(self) -> None:
         """Refuses new work and returns when all work is over."""
@@ -152,6 +136,16 @@ class SentenceEncoder:
     def close(self) -> None:
         """Ends the runner threads."""
         self.scheduler.close()
+
+    def _conclude(self, request: "EncodingWork") -> Usage:
+        """Accounts for a request that is over, by its slowest sentence."""
+        queue_s, compute_s, computed = 0.0, 0.0, 0
+        for work in request.works:
+            queue_s = max(queue_s, work.finished_at - work.submitted_at - work.compute_s)
+            compute_s = max(compute_s, work.compute_s)
+            computed += work.size
+        self._counts.request_done(queue_s, compute_s, computed, 0)
+        return Usage(computed, 0, round(queue_s * 1e6), round(compute_s * 1e6))
 
     def _check(self, sentences: Sequence[str]) -> None:
         if not sentences:
@@ -166,16 +160,13 @@ class SentenceEncoder:
                 raise InvalidRequestError(f"sentences[{position}]: is empty; leave it out")
 
     def _encoding(self, tokens: list[list[int]], truncate: bool, deadline: float, is_bulk: bool) -> "EncodingWork":
+        marks, longest = self._tokenizer.num_marks, 0
         for position, row in enumerate(tokens):
-            if len(row) <= self._tokenizer.num_marks:
+            if len(row) <= marks:
                 raise InvalidRequestError(f"sentences[{position}]: has nothing that the tokenizer knows; leave it out")
-        truncated = self._truncate(tokens, truncate)
-        embeddings = np.empty((len(tokens), self.dimension), dtype=np.float32)
-        works = [
-            Sentence(size=len(row), deadline=deadline, is_bulk=is_bulk, tokens=row, out=out)
-            for row, out in zip(tokens, embeddings, strict=True)
-        ]
-        return EncodingWork(works, embeddings, truncated)
+            longest = max(longest, len(row))
+        truncated = self._truncate(tokens, truncate) if longest > self.max_seq_length else 0
+        return EncodingWork([Sentence(row, deadline, is_bulk) for row in tokens], truncated)
 
     def _truncate(self, tokens: list[list[int]], allowed: bool) -> int:
         """Cuts rows in place and returns how many were too long."""
@@ -191,12 +182,18 @@ class SentenceEncoder:
         return len(too_long)
 
 
-class EncodingWork(NamedTuple):
+class EncodingWork:
     """A request on its way."""
 
-    works: Sequence[Sentence]  # one for each sentence
-    embeddings: NDArray[np.float32]  # [sentences, dimension], filled in when they are over
-    truncated: int  # sentences that were cut
+    __slots__ = ("truncated", "works")
+
+    def __init__(self, works: list[Sentence], truncated: int) -> None:
+        self.works = works  # one for each sentence
+        self.truncated = truncated  # sentences that were cut
+
+    def vectors(self) -> list[bytes]:
+        """Returns the vectors of its sentences, float32 [dimension] each, once all are over."""
+        return [work.vector for work in self.works]
 
 
 def is_long(sentences: Sequence[str]) -> bool:

@@ -31,10 +31,7 @@ class SentenceEncoderService(SentenceEncoderServiceServicer):
     ) -> bytes:
         model = self._repository.sentence_encoder(request.model, request.model_version)
         work = await model.encoding(
-            request.sentences,
-            truncate=read_truncate(request),
-            deadline=read_deadline(context),
-            is_bulk=read_is_bulk(request),
+            request.sentences, read_truncate(request), read_deadline(context), read_is_bulk(request)
         )
         await model.scheduler.run_all(work.works)
         return model.response(work)

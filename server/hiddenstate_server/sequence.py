@@ -7,8 +7,9 @@ Sequence            consumes tokens; ends with a state
 """
 
 import collections
-import dataclasses
+import math
 from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,45 +23,61 @@ from hiddenstate_server.scheduler import Work
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
+# Tokens between the states that a long context leaves behind for others that begin like it.
+_KEPT_EVERY = 256
 
-@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
+_ANY_TARGET = (0,)
+
+
 class Sequence(Work):
     """A context that is being computed."""
 
-    tokens: Ids  # [seq] still to be consumed, from `position`
-    state: bytes  # float32 [state_size] after what has been consumed
-    position: int = 0
-    chunk: int = 0  # tokens that the next iteration consumes; the queue's
-    computed: int = 0  # tokens consumed so far
-    k: int = 0  # candidates that it asks the head for
-    ranks: tuple[int, int] | None = None  # of the words that may be candidates
-    keep_states: bool = False
-    states: list[tuple[int, bytes]] = dataclasses.field(default_factory=list)  # (position, state) of the way
+    __slots__ = ("chunk", "computed", "k", "keep_states", "length", "position", "ranks", "state", "states", "tokens")
 
-    @property
+    def __init__(
+        self,
+        size: int,
+        tokens: SequenceOf[int],
+        state: bytes,
+        deadline: float = math.inf,
+        is_bulk: bool = False,
+        arrival: int = 0,
+    ) -> None:
+        Work.__init__(self, size, deadline, is_bulk, arrival)
+        self.tokens = tokens  # [seq] still to be consumed, from `position`
+        self.length = len(tokens)
+        self.state = state  # float32 [state_size] after what has been consumed
+        self.position = 0
+        self.chunk = 0  # tokens that the next iteration consumes; the queue's
+        self.computed = 0  # tokens consumed so far
+        self.k = 0  # candidates that it asks the head for
+        self.ranks: tuple[int, int] | None = None  # of the words that may be candidates
+        self.keep_states = False
+        self.states: list[tuple[int, bytes]] | None = None  # (position, state) of the way
+
     def remaining(self) -> int:
-        """Tokens that are still to be consumed."""
-        return len(self.tokens) - self.position
+        """Returns how many tokens are still to be consumed."""
+        return self.length - self.position
 
-    @property
     def head_rows(self) -> int:
-        """Rows of the head that its next iteration may cost."""
+        """Returns how many rows of the head its next iteration may cost."""
         return 1
 
-    def consume(self, state: Floats) -> None:
-        """Moves on by one chunk, to `state` [state_size], which is copied: it may be a row of a batch."""
-        self.position = position = self.position + self.chunk
+    def consume(self, state: bytes) -> None:
+        """Moves on by one chunk, to `state`, float32 [state_size]."""
+        self.position += self.chunk
         self.computed += self.chunk
-        self.state = data = state.tobytes()
-        if self.keep_states and (position == len(self.tokens) or position % _KEPT_EVERY == 0):
-            self.states.append((position, data))
+        self.state = state
+        if self.keep_states and (self.position == self.length or self.position % _KEPT_EVERY == 0):
+            if self.states is None:
+                self.states = []
+            self.states.append((self.position, state))
 
-    @property
     def asks(self) -> int:
-        """Rows that the head shall compute now: outputs of the chunk's last tokens."""
+        """Returns how many rows the head shall compute now: outputs of the chunk's last tokens."""
         raise NotImplementedError
 
-    def head_targets(self) -> Ids:
+    def head_targets(self) -> SequenceOf[int]:
         """Returns a target for each row that the head shall compute now, [asks]."""
         return _ANY_TARGET
 
@@ -72,36 +89,43 @@ class Sequence(Work):
         raise NotImplementedError
 
 
-# Tokens between the states that a long context leaves behind for others that begin like it.
-_KEPT_EVERY = 256
-
-_ANY_TARGET = np.zeros(1, dtype=np.int64)
-
-
-@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
 class Predicting(Sequence):
     """Asks for the likeliest next tokens."""
 
-    start: Start  # where it began
-    top_k: int  # candidates that the caller wants
-    return_state: bool = False
-    held: Holder | None = None  # what its state is kept in
-    top_log_probs: Floats = dataclasses.field(init=False)  # [>= k], once it is over
-    top_ids: Ids = dataclasses.field(init=False)  # [>= k]
+    __slots__ = ("held", "return_state", "start", "top_ids", "top_k", "top_log_probs")
 
-    @property
+    def __init__(
+        self,
+        size: int,
+        tokens: SequenceOf[int],
+        state: bytes,
+        start: Start,
+        top_k: int,
+        deadline: float = math.inf,
+        is_bulk: bool = False,
+        arrival: int = 0,
+    ) -> None:
+        Sequence.__init__(self, size, tokens, state, deadline, is_bulk, arrival)
+        self.start = start  # where it began
+        self.top_k = top_k  # candidates that the caller wants
+        self.return_state = False
+        self.held: Holder | None = None  # what its state is kept in
+        self.top_ids: list[int] = []  # [>= k], once it is over
+        self.top_log_probs: bytes = b""  # float32 [>= k], once it is over
+
     def asks(self) -> int:
-        return self.position == len(self.tokens)
+        """Returns 1 once all is consumed."""
+        return self.position == self.length
 
     def receive(self, answer: HeadOutput, row: int) -> bool:
-        if self.position < len(self.tokens):
+        """Takes its row, and is over."""
+        if self.position < self.length:
             return False
-        self.top_log_probs, self.top_ids = answer.top_log_probs[row], answer.top_ids[row]
+        self.top_ids, self.top_log_probs = answer.row(row)
         self.over = True
         return True
 
 
-@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
 class Scoring(Sequence):
     """Asks for the log probability of every target.
 
@@ -109,62 +133,107 @@ class Scoring(Sequence):
     that the sequence begins with.
     """
 
-    targets: Ids  # [targets]
-    log_probs: list[Floats] = dataclasses.field(default_factory=list)
-    scored: int = 0
+    __slots__ = ("log_probs", "scored", "targets")
 
-    @property
+    def __init__(
+        self,
+        size: int,
+        tokens: SequenceOf[int],
+        state: bytes,
+        *,
+        targets: SequenceOf[int],
+        deadline: float = math.inf,
+        is_bulk: bool = False,
+        arrival: int = 0,
+    ) -> None:
+        Sequence.__init__(self, size, tokens, state, deadline, is_bulk, arrival)
+        self.targets = targets
+        self.log_probs: list[Floats] = []
+        self.scored = 0
+
     def remaining(self) -> int:
-        """Tokens that are still to be consumed; none before the target that follows the first state is scored."""
-        if not self.scored and len(self.targets) > len(self.tokens):
+        """Returns how many tokens are to be consumed; none before the target after the first state is scored."""
+        if not self.scored and len(self.targets) > self.length:
             return 0
-        return len(self.tokens) - self.position
+        return self.length - self.position
 
-    @property
     def head_rows(self) -> int:
+        """Returns a row for each token of its next chunk."""
         return max(1, self.chunk)
 
-    @property
     def asks(self) -> int:
+        """Returns as many rows as have a target."""
         return min(max(1, self.chunk), len(self.targets) - self.scored)
 
-    def head_targets(self) -> Ids:
-        return self.targets[self.scored : self.scored + self.asks]
+    def head_targets(self) -> SequenceOf[int]:
+        """Returns the targets of its next rows."""
+        return self.targets[self.scored : self.scored + self.asks()]
 
     def receive(self, answer: HeadOutput, row: int) -> bool:
-        log_probs = answer.target_log_probs[row : row + self.asks]
+        """Takes the log probabilities of its targets."""
+        log_probs = answer.target_log_probs[row : row + self.asks()]
         self.log_probs.append(log_probs)
         self.scored += len(log_probs)
         self.over = self.scored == len(self.targets)
         return self.over
 
 
-@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
 class Generating(Sequence):
     """Chooses token after token."""
 
-    sampler: Sampler
-    max_tokens: int
-    eos_token_id: int
-    stop_ids: frozenset[int]
-    banned_ids: Ids  # special tokens that are no words
-    keep_last: bool  # whether the last token is consumed too, for its state
-    chosen: int = 0
-    finish_reason: FinishReason | None = None
-    last: tuple[int, float] = (0, 0.0)  # (token id, log_prob), once there is a finish_reason
-    news: collections.deque[tuple[int, float]] = dataclasses.field(default_factory=collections.deque)
+    __slots__ = (
+        "banned_ids",
+        "chosen",
+        "eos_token_id",
+        "finish_reason",
+        "keep_last",
+        "last",
+        "max_tokens",
+        "news",
+        "sampler",
+        "stop_ids",
+    )
+
+    def __init__(
+        self,
+        size: int,
+        tokens: SequenceOf[int],
+        state: bytes,
+        *,
+        sampler: Sampler,
+        max_tokens: int,
+        eos_token_id: int,
+        stop_ids: frozenset[int],
+        banned_ids: Ids,
+        keep_last: bool,
+        deadline: float = math.inf,
+        is_bulk: bool = False,
+    ) -> None:
+        """Takes the special tokens that are no words as `banned_ids`, and whether the last token is consumed too."""
+        Sequence.__init__(self, size, tokens, state, deadline, is_bulk)
+        self.sampler = sampler
+        self.max_tokens = max_tokens
+        self.eos_token_id = eos_token_id
+        self.stop_ids = stop_ids
+        self.banned_ids = banned_ids
+        self.keep_last = keep_last
+        self.chosen = 0
+        self.finish_reason: FinishReason | None = None
+        self.last: tuple[int, float] = (0, 0.0)  # (token id, log_prob), once there is a finish_reason
+        self.news: collections.deque[tuple[int, float]] = collections.deque()
 
     def take_news(self) -> Iterator[tuple[int, float]]:
         """Yields (token id, log_prob) of what was chosen since the last call, without the last token."""
         while self.news:
             yield self.news.popleft()
 
-    @property
     def asks(self) -> int:
-        return not (self.remaining or self.finish_reason)
+        """Returns 1 whenever it has to choose."""
+        return not (self.remaining() or self.finish_reason)
 
     def receive(self, answer: HeadOutput, row: int) -> bool:
-        if self.remaining:
+        """Chooses the next token, which is to be consumed."""
+        if self.remaining():
             return False
         if self.finish_reason:  # the last token has been consumed
             self.over = True
@@ -177,7 +246,7 @@ class Generating(Sequence):
             self.over = not self.keep_last or self.finish_reason is FinishReason.END_OF_TEXT
         else:
             self.news.append(choice)
-        self.tokens, self.position, self.keep_states = np.array(choice[:1], dtype=np.int64), 0, False
+        self.tokens, self.length, self.position, self.keep_states = choice[:1], 1, 0, False
         return True
 
     def _reason_to_finish(self, token_id: int) -> FinishReason | None:

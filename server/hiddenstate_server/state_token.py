@@ -7,7 +7,6 @@ only who knows the key can make it. Without one (magic "HSS1") it notices damage
 does no more than answer them oddly: the values are checked like all that callers send.
 """
 
-import dataclasses
 import hashlib
 import hmac
 import struct
@@ -45,13 +44,15 @@ def unsealed() -> StateKeys:
     return UNSEALED
 
 
-@dataclasses.dataclass(slots=True)
 class State:
     """What a model remembers of a context."""
 
-    data: bytes  # float32 [state_size]; an array of its own would take 96 bytes more
-    num_tokens: int  # tokens it was made of
-    prefix: Prefix | None = None  # those tokens, for the cache
+    __slots__ = ("data", "num_tokens", "prefix")
+
+    def __init__(self, data: bytes, num_tokens: int, prefix: Prefix | None = None) -> None:
+        self.data = data  # float32 [state_size]; an array of its own would take 96 bytes more
+        self.num_tokens = num_tokens  # tokens it was made of
+        self.prefix = prefix  # those tokens, for the cache
 
     @property
     def values(self) -> NDArray[np.float32]:

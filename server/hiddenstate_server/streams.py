@@ -8,11 +8,10 @@ A request costs no task of its own: it is begun where it is read, and answered w
 """
 
 import asyncio
-import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import grpc
 
@@ -28,22 +27,21 @@ from hiddenstate_server.wire import streamed
 # Requests of a message that are begun before others on the event loop have their turn.
 _READ_AT_A_TIME = 64
 
-RequestT = TypeVar("RequestT")
-RequestT_contra = TypeVar("RequestT_contra", contravariant=True)
 
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Arrived(Generic[RequestT]):
+class Arrived:
     """A request that has been read."""
 
-    request: RequestT
-    request_id: int
-    weight: int
-    at: float  # when, of time.monotonic(); what its time limit counts from
-    works: Sequence[Work] = ()  # what computes its answer
+    __slots__ = ("at", "request", "request_id", "weight", "works")
+
+    def __init__(self, request: Any, request_id: int, weight: int, at: float) -> None:
+        self.request = request
+        self.request_id = request_id
+        self.weight = weight
+        self.at = at  # when, of time.monotonic(); what its time limit counts from
+        self.works: Sequence[Work] = ()  # what computes its answer
 
 
-def deadline_of(arrived: Arrived[Any], stream_deadline: float) -> float:
+def deadline_of(arrived: Arrived, stream_deadline: float) -> float:
     """Returns when a request is late, of time.monotonic(): its own limit counts from when it was read."""
     if not arrived.request.HasField("timeout_ms"):
         return stream_deadline
@@ -51,16 +49,16 @@ def deadline_of(arrived: Arrived[Any], stream_deadline: float) -> float:
     return min(stream_deadline, arrived.at + timeout_ms / 1000)
 
 
-class Lane(Generic[RequestT]):
+class Lane:
     """Requests that are answered one after the other. Most are idle most of the time, and shall cost little then."""
 
     __slots__ = ("is_busy", "waiting")
 
     def __init__(self) -> None:
         self.is_busy = False
-        self.waiting: deque[Arrived[RequestT]] | None = None  # behind the one that is being answered
+        self.waiting: deque[Arrived] | None = None  # behind the one that is being answered
 
-    def enter(self, arrived: Arrived[RequestT]) -> bool:
+    def enter(self, arrived: Arrived) -> bool:
         """Tells whether a request may begin; else it waits."""
         if not self.is_busy:
             self.is_busy = True
@@ -70,7 +68,7 @@ class Lane(Generic[RequestT]):
         self.waiting.append(arrived)
         return False
 
-    def next(self) -> Arrived[RequestT] | None:
+    def next(self) -> Arrived | None:
         """Ends a request and returns the one that may begin now."""
         if self.waiting:
             return self.waiting.popleft()
@@ -78,49 +76,66 @@ class Lane(Generic[RequestT]):
         return None
 
 
-LaneT = TypeVar("LaneT", bound=Lane[Any])
-
 Answer = bytes | Exception | None
 """The response's bytes, or why there is none; None where there is nothing to say."""
 
-Answered = Callable[[Arrived[Any], Any, Answer], None]
+Answered = Callable[[Arrived, Any, Answer], None]
 
 
-class StreamedMethod(Protocol[RequestT_contra, LaneT]):
+class StreamedMethod(Protocol):
     """What one stream asks for. Each stream has its own, which may remember what came before."""
 
-    def weight(self, request: RequestT_contra) -> int:
+    def weight(self, request: Any) -> int:
         """Returns what a request counts for in the stream's bound, at least 1."""
 
-    def lane(self, request: RequestT_contra) -> LaneT | None:
+    def lane(self, request: Any) -> Lane | None:
         """Returns where a request waits for those before it; None if it need not. Called in order of arrival."""
 
-    def begin(self, arrived: Arrived[Any], lane: LaneT | None, answered: Answered) -> Coroutine[Any, Any, None] | None:
+    def begin(self, arrived: Arrived, lane: Any, answered: Answered) -> Coroutine[Any, Any, None] | None:
         """Sets out to answer a request: calls `answered(arrived, lane, ...)` once, then or later, or raises.
 
         What takes long is left to the coroutine that it returns.
         """
 
 
-class Stream(Generic[RequestT, LaneT]):
+class Stream:
     """One open stream. The call's own task writes, another reads; both end with it."""
+
+    __slots__ = (
+        "_closed",
+        "_context",
+        "_is_at_read",
+        "_loop",
+        "_max_pending",
+        "_method",
+        "_news",
+        "_pending",
+        "_reader",
+        "_replies",
+        "_room",
+        "_running",
+        "_series",
+        "_tasks",
+        "_unanswered",
+    )
 
     def __init__(
         self,
         context: Context,
-        method: StreamedMethod[RequestT, LaneT],
+        method: StreamedMethod,
         *,
         running: RunningCalls,
         series: MethodMetrics,
         max_pending: int,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._context = context
         self._method = method
         self._running = running
         self._series = series
         self._max_pending = max_pending
         self._pending = 0  # weight of what is read and has no written reply
-        self._unanswered: dict[int, Arrived[RequestT]] = {}
+        self._unanswered: dict[int, Arrived] = {}
         self._replies = Replies()
         self._news = asyncio.Event()  # for the writer
         self._room = asyncio.Event()  # for the reader
@@ -175,7 +190,7 @@ class Stream(Generic[RequestT, LaneT]):
             self._room.clear()
             await self._room.wait()
 
-    def _take_in(self, arrived: Arrived[RequestT]) -> None:
+    def _take_in(self, arrived: Arrived) -> None:
         self._series.begin()
         try:
             if arrived.request_id in self._unanswered:
@@ -188,7 +203,7 @@ class Stream(Generic[RequestT, LaneT]):
         if lane is None or lane.enter(arrived):
             self._begin(arrived, lane)
 
-    def _begin(self, arrived: Arrived[RequestT], lane: LaneT | None) -> None:
+    def _begin(self, arrived: Arrived, lane: Lane | None) -> None:
         try:
             slow = self._method.begin(arrived, lane, self._answered)
         except Exception as error:
@@ -197,38 +212,38 @@ class Stream(Generic[RequestT, LaneT]):
             if slow is not None:
                 self._spawn(self._follow(slow, arrived, lane))
 
-    async def _follow(self, slow: Coroutine[Any, Any, None], arrived: Arrived[RequestT], lane: LaneT | None) -> None:
+    async def _follow(self, slow: Coroutine[Any, Any, None], arrived: Arrived, lane: Lane | None) -> None:
         try:
             await slow
         except Exception as error:
             self._answered(arrived, lane, error)
 
-    def _answered(self, arrived: Arrived[RequestT], lane: LaneT | None, answer: Answer) -> None:
+    def _answered(self, arrived: Arrived, lane: Lane | None, answer: Answer) -> None:
         if self._closed:
             return
         del self._unanswered[arrived.request_id]
         self._reply(arrived, answer)
-        if lane is not None and (following := lane.next()):
+        if lane is not None and (following := lane.next()) is not None:
             # Not at once: a long row of requests that fail would be as deep a stack.
-            asyncio.get_running_loop().call_soon(self._begin_next, following, lane)
+            self._loop.call_soon(self._begin_next, following, lane)
 
-    def _begin_next(self, arrived: Arrived[RequestT], lane: LaneT) -> None:
+    def _begin_next(self, arrived: Arrived, lane: Lane) -> None:
         if not self._closed:
             self._begin(arrived, lane)
 
-    def _reply(self, arrived: Arrived[RequestT], answer: Answer) -> None:
-        code = "OK"
+    def _reply(self, arrived: Arrived, answer: Answer) -> None:
         if isinstance(answer, Exception):
             status, message = status_of(answer)
             self._series.failed(answer)
-            code = status.name
+            code: str = status.name
             error = RequestError(code=status.value[0], message=message, retry_after_ms=retry_after_ms(answer))
             reply = streamed(arrived.request_id, None, error)
         else:
-            reply = streamed(arrived.request_id, answer)
+            code, reply = "OK", streamed(arrived.request_id, answer)
         self._replies.add(reply, arrived.weight)
         self._series.end(code, time.monotonic() - arrived.at)
-        self._news.set()
+        if not self._news.is_set():
+            self._news.set()
 
     async def _write(self) -> None:
         while self._pending or not self._reader.done():
@@ -241,7 +256,7 @@ class Stream(Generic[RequestT, LaneT]):
                 self._room.set()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = asyncio.create_task(work)
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -33,7 +33,7 @@ class Distribution:
     __slots__ = ("_bounds", "counts", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
+        self._bounds = tuple(bounds)
         self.counts = [0] * (len(bounds) + 1)  # of each bucket alone; the last is above all bounds
         self.sum = 0.0
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from hiddenstate_server.errors import BundleError, InvalidRequestError
 
-TokenArray = NDArray[np.int64]
+Tokens = tuple[int, ...]
 
 _SHORT = 32  # characters
 _UNKNOWN = "\U00100000 \U0010fffd"  # characters for private use, of which no vocabulary has a word
@@ -56,8 +56,8 @@ class Tokenizer:
         """Number of token ids."""
         return len(self.words)
 
-    def encode(self, text: str) -> TokenArray:
-        """Returns the token ids of a text, [seq], not to be changed; lets other threads run meanwhile.
+    def encode(self, text: str) -> Tokens:
+        """Returns the token ids of a text, [seq]; lets other threads run meanwhile.
 
         Raises:
             InvalidRequestError: the tokenizer cannot take the text.
@@ -65,15 +65,13 @@ class Tokenizer:
         if len(text) <= _SHORT:
             return self._encode_phrase(text) if " " in text else self._encode_word(text)
         # As a batch of one, since the tokenizer's own `encode` keeps the GIL: seconds for a text of megabytes.
-        return np.array(self.encode_batch([text])[0], dtype=np.int64)
+        return tuple(self.encode_batch([text])[0])
 
-    def _encode_anew(self, text: str) -> TokenArray:
+    def _encode_anew(self, text: str) -> Tokens:
         try:
-            tokens = np.array(self._tokenizer.encode(text).ids, dtype=np.int64)
+            return tuple(self._tokenizer.encode(text).ids)
         except BaseException as error:
             raise _refusal(error) from None
-        tokens.flags.writeable = False
-        return tokens
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the token ids of each text; lets other threads run meanwhile.
@@ -110,7 +108,7 @@ class WordIndex:
         return low, bisect.bisect_right(self._sorted, prefix, lo=low, key=beginning)
 
 
-def word_ranks(words: Sequence[str], special_token_ids: Iterable[int]) -> TokenArray:
+def word_ranks(words: Sequence[str], special_token_ids: Iterable[int]) -> NDArray[np.int64]:
     """Returns each token's rank [vocab_size] among all words sorted by code point, ties by id; -1 for special tokens.
 
     The exporter puts it into the head graph; `WordIndex` counts the same way.

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hiddenstate_server.config import MIB, Settings, flag
 from hiddenstate_server.errors import ConfigError
@@ -24,7 +24,7 @@ class Trouble(NamedTuple):
     """Why the process has to end."""
 
     reason: str
-    hung: Sequence[Scheduler[Any]] = ()  # whose batches do not end; empty where what runs can be finished
+    hung: Sequence[Scheduler] = ()  # whose batches do not end; empty where what runs can be finished
 
 
 class Watchdog:
@@ -32,7 +32,7 @@ class Watchdog:
 
     def __init__(
         self,
-        schedulers: Callable[[], Iterable[Scheduler[Any]]],
+        schedulers: Callable[[], Iterable[Scheduler]],
         settings: Settings,
         resident_bytes: Callable[[], int] | None = None,
     ) -> None:

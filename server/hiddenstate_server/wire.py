@@ -4,14 +4,11 @@ Numbers of fields are read off the messages' own descriptors,
 and tests hold every reply against what protobuf reads from it.
 """
 
-import math
 import struct
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-import numpy as np
 from google.protobuf.message import Message
-from numpy.typing import NDArray
 
 from hiddenstate.v1.language_model_pb2 import Candidate, PredictResponse, PredictStreamResponse, StreamedPredictResponse
 from hiddenstate.v1.sentence_encoder_pb2 import EncodeResponse
@@ -88,6 +85,8 @@ def streamed(request_id: int, response: bytes | None, error: Message | None = No
 class PredictionWriter:
     """Writes the PredictResponses of one model."""
 
+    __slots__ = ("_heads", "_model")
+
     def __init__(self, model: Named, words: Sequence[str], hidden_token_ids: Collection[int]) -> None:
         """Tokens of `hidden_token_ids` are no candidates."""
         self._model = _names(PredictResponse, model)
@@ -96,16 +95,17 @@ class PredictionWriter:
             for token_id, word in enumerate(words)
         ]
 
-    def write(
-        self, ids: NDArray[np.int64], log_probs: NDArray[np.float32], top_k: int, state: bytes, usage: Usage
-    ) -> bytes:
-        """Returns a response with up to `top_k` of the tokens `ids` [k], likeliest first; -inf marks what is none."""
-        parts, values = [], log_probs.astype("<f4", copy=False).tobytes()
-        for rank, (token_id, log_prob) in enumerate(zip(ids.tolist(), log_probs.tolist(), strict=True)):
+    def write(self, ids: list[int], log_probs: bytes, top_k: int, state: bytes, usage: Usage) -> bytes:
+        """Returns a response with up to `top_k` of the tokens `ids` [k], likeliest first.
+
+        `log_probs` are theirs, float32 [k]; what is not finite marks what is none.
+        """
+        parts: list[bytes] = []
+        for rank, token_id in enumerate(ids):
             head = self._heads[token_id]
-            if head is not None and log_prob > -math.inf:
+            if head is not None and _is_finite(log_probs, 4 * rank):
                 parts.append(head)
-                parts.append(values[4 * rank : 4 * rank + 4])
+                parts.append(log_probs[4 * rank : 4 * rank + 4])
                 if len(parts) == 2 * top_k:
                     break
         if state:
@@ -118,25 +118,32 @@ class PredictionWriter:
 class EncodingWriter:
     """Writes the EncodeResponses of one model."""
 
+    __slots__ = ("_model",)
+
     def __init__(self, model: Named, dimension: int) -> None:
         dimensions = _tag(EncodeResponse, "dimension", _VARINT) + varint(dimension)
         self._model = dimensions + _names(EncodeResponse, model)
 
-    def write(self, embeddings: NDArray[np.float32], truncated: int, usage: Usage) -> bytes:
-        """Returns a response with embeddings [sentences, dimension]."""
-        values = embeddings.astype("<f4", copy=False).tobytes()
+    def write(self, vectors: list[bytes], truncated: int, usage: Usage) -> bytes:
+        """Returns a response with vectors, float32 [dimension] each."""
+        values = vectors[0] if len(vectors) == 1 else b"".join(vectors)
         return b"".join(
             (
                 _EMBEDDINGS,
                 varint(len(values)),
                 values,
                 _COUNT,
-                varint(len(embeddings)),
+                varint(len(vectors)),
                 delimited(_ENCODE_USAGE, _usage(usage)),
                 _TRUNCATED + varint(truncated) if truncated else b"",
                 self._model,
             )
         )
+
+
+def _is_finite(values: bytes, at: int) -> bool:
+    """Tells whether a float32 is a number: in what is none, all bits of the exponent are set."""
+    return values[at + 3] & 0x7F != 0x7F or values[at + 2] < 0x80
 
 
 def _candidate_head(word: str, token_id: int) -> bytes:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,26 +15,22 @@ from hiddenstate_server.queue_metrics import Releases
 from hiddenstate_server.sentence import Sentence
 from hiddenstate_server.sequence import Predicting, Scoring, Sequence
 
-STATE = np.zeros(1, dtype=np.float32)
-STATE_BYTES = STATE.tobytes()
+STATE = bytes(4)  # float32
 MAX_BATCH, MAX_CHUNK, MAX_TOKENS, MAX_HEAD_ROWS, MAX_BATCH_TOKENS = 4, 8, 32, 10, 100
 
 
 def predicting(length: int, arrival: int, *, is_bulk: bool = False) -> Predicting:
-    tokens = np.zeros(length, dtype=np.int64)
-    start = Start(tokens=tokens, before=None, known=0, state=STATE_BYTES)
-    return Predicting(
-        size=length, tokens=tokens, state=STATE_BYTES, arrival=arrival, is_bulk=is_bulk, start=start, top_k=1
-    )
+    start = Start((0,) * length, None, STATE)
+    return Predicting(length, start.tokens, STATE, start, 1, is_bulk=is_bulk, arrival=arrival)
 
 
 def scoring(length: int, arrival: int, *, is_bulk: bool = False) -> Scoring:
-    tokens = np.zeros(length, dtype=np.int64)
-    return Scoring(size=length, tokens=tokens, targets=tokens, state=STATE_BYTES, arrival=arrival, is_bulk=is_bulk)
+    tokens = (0,) * length
+    return Scoring(length, tokens, STATE, targets=tokens, arrival=arrival, is_bulk=is_bulk)
 
 
 def sentence(length: int, arrival: int, *, is_bulk: bool = False) -> Sentence:
-    return Sentence(size=length, tokens=[0] * length, out=STATE, arrival=arrival, is_bulk=is_bulk)
+    return Sentence([0] * length, is_bulk=is_bulk, arrival=arrival)
 
 
 def iteration_queue() -> IterationQueue:
@@ -58,12 +53,12 @@ def test_iterations_consume_every_context_exactly_and_never_pad(requests: list[t
     while batch := queue.take(1):
         assert len(batch) <= MAX_BATCH
         assert len({work.chunk for work in batch}) == 1
-        assert sum(work.head_rows for work in batch) <= MAX_HEAD_ROWS
+        assert sum(work.head_rows() for work in batch) <= MAX_HEAD_ROWS
         for work in batch:
             work.consume(STATE)
             if isinstance(work, Scoring):
                 work.scored += work.chunk
-            if work.remaining:
+            if work.remaining():
                 queue.put(work)
     assert [work.computed for work in works] == [length for _, length in requests]
 
@@ -135,7 +130,7 @@ def test_bulk_and_interactive_contexts_are_all_consumed_whoever_shares(
             work.consume(STATE)
             if isinstance(work, Scoring):
                 work.scored += work.chunk
-            if work.remaining:
+            if work.remaining():
                 queue.put(work)
     assert [work.computed for work in works] == [length for _, _, length in requests]
 

@@ -78,7 +78,7 @@ async def test_calls_without_pause_outlive_twenty_swaps_and_nothing_is_left(tmp_
         assert wire.metric("hiddenstate_tokens_computed_total", model="tiny-lm", version="3") == 0
 
 
-def runs(scheduler: Scheduler[Any]) -> bool:
+def runs(scheduler: Scheduler) -> bool:
     """Whether a scheduler's threads have not ended."""
     return any(thread.is_alive() for thread in scheduler._threads)
 

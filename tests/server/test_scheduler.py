@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import math
 import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -17,12 +18,15 @@ from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.scheduler import Scheduler, Work
 
 
-@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
 class Turns(Work):
     """Work that takes several steps and has news after each."""
 
-    left: int = 1
-    fails: bool = False
+    def __init__(
+        self, size: int, deadline: float = math.inf, is_bulk: bool = False, *, left: int = 1, fails: bool = False
+    ) -> None:
+        super().__init__(size, deadline, is_bulk)
+        self.left = left
+        self.fails = fails
 
 
 class Queue:
@@ -69,13 +73,15 @@ def gate() -> Gate:
     return Gate()
 
 
-def make_scheduler(step: Any, *, runners: int = 1, waiting: Any = None) -> Scheduler[Turns]:
+def make_scheduler(
+    step: Any, *, runners: int = 1, waiting: Any = None, admission: Admission | None = None
+) -> Scheduler:
     return Scheduler(
         model="m",
         version="1",
         waiting=waiting or Queue(),
         step=step,
-        admission=Admission(max_waiting_tokens=100, full_batch=4),
+        admission=admission or Admission(max_waiting_tokens=100, full_batch=4),
         loop=asyncio.get_running_loop(),
         metrics=Metrics(),
         runners=runners,
@@ -83,7 +89,7 @@ def make_scheduler(step: Any, *, runners: int = 1, waiting: Any = None) -> Sched
 
 
 @pytest_asyncio.fixture
-async def scheduler(gate: Gate) -> AsyncIterator[Scheduler[Turns]]:
+async def scheduler(gate: Gate) -> AsyncIterator[Scheduler]:
     """One runner thread."""
     scheduler = make_scheduler(gate)
     yield scheduler
@@ -92,7 +98,7 @@ async def scheduler(gate: Gate) -> AsyncIterator[Scheduler[Turns]]:
 
 
 @pytest_asyncio.fixture(params=[1, 2, 3])
-async def any_scheduler(gate: Gate, request: pytest.FixtureRequest) -> AsyncIterator[Scheduler[Turns]]:
+async def any_scheduler(gate: Gate, request: pytest.FixtureRequest) -> AsyncIterator[Scheduler]:
     """One, two or three runner threads."""
     scheduler = make_scheduler(gate, runners=request.param)
     yield scheduler
@@ -106,7 +112,7 @@ async def handed_over() -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_comes_while_a_batch_runs_goes_together_in_the_next(scheduler: Scheduler[Turns], gate: Gate) -> None:
+async def test_what_comes_while_a_batch_runs_goes_together_in_the_next(scheduler: Scheduler, gate: Gate) -> None:
     first = asyncio.create_task(scheduler.run(Turns(size=1)))
     await gate.wait_entered()
     later = [asyncio.create_task(scheduler.run(Turns(size=1))) for _ in range(5)]
@@ -116,7 +122,7 @@ async def test_what_comes_while_a_batch_runs_goes_together_in_the_next(scheduler
     assert [len(batch) for batch in gate.batches] == [1, 5]
 
 
-async def test_work_that_is_not_over_comes_again_beside_new_work(scheduler: Scheduler[Turns], gate: Gate) -> None:
+async def test_work_that_is_not_over_comes_again_beside_new_work(scheduler: Scheduler, gate: Gate) -> None:
     long = Turns(size=1, left=3)
     running = asyncio.create_task(scheduler.run(long))
     await gate.wait_entered()
@@ -130,7 +136,7 @@ async def test_work_that_is_not_over_comes_again_beside_new_work(scheduler: Sche
 
 
 async def test_more_tokens_than_may_wait_are_refused_at_once_and_nothing_of_them_is_kept(
-    any_scheduler: Scheduler[Turns], gate: Gate
+    any_scheduler: Scheduler, gate: Gate
 ) -> None:
     running = asyncio.create_task(any_scheduler.run(Turns(size=60)))
     await gate.wait_entered()
@@ -142,7 +148,7 @@ async def test_more_tokens_than_may_wait_are_refused_at_once_and_nothing_of_them
     assert (any_scheduler.waiting_requests, any_scheduler.waiting_tokens) == (0, 0)
 
 
-async def test_cancelled_and_expired_work_is_never_computed(scheduler: Scheduler[Turns], gate: Gate) -> None:
+async def test_cancelled_and_expired_work_is_never_computed(scheduler: Scheduler, gate: Gate) -> None:
     running = asyncio.create_task(scheduler.run(Turns(size=1)))
     await gate.wait_entered()
     cancelled = asyncio.create_task(scheduler.run(Turns(size=1)))
@@ -159,17 +165,21 @@ async def test_cancelled_and_expired_work_is_never_computed(scheduler: Scheduler
     assert len(gate.batches) == 1
 
 
-async def test_only_what_was_computed_counts_as_done(
-    scheduler: Scheduler[Turns], gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[int, bool]] = []
-    release = scheduler._admission.release
+class Seeing(Admission):
+    """Remembers what it has let go of."""
 
-    def seen_release(works: Sequence[Any], now: float) -> None:
-        seen.extend((work.size, work.dropped) for work in works)
-        release(works, now)
+    def __init__(self) -> None:
+        super().__init__(max_waiting_tokens=100, full_batch=4)
+        self.seen: list[tuple[int, bool]] = []
 
-    monkeypatch.setattr(scheduler._admission, "release", seen_release)
+    def release(self, works: Sequence[Any], now: float) -> None:
+        self.seen.extend((work.size, work.dropped) for work in works)
+        super().release(works, now)
+
+
+async def test_only_what_was_computed_counts_as_done(gate: Gate) -> None:
+    admission = Seeing()
+    scheduler = make_scheduler(gate, admission=admission)
     works = [Turns(size=1), Turns(size=2, deadline=0.0), Turns(size=3), Turns(size=4)]
     works[2].abandoned = True
     gate.open.release()
@@ -178,11 +188,12 @@ async def test_only_what_was_computed_counts_as_done(
     gate.open.release()
     with pytest.raises(ModelFailedError):
         await scheduler.run(Turns(size=5, fails=True))
-    assert sorted(seen) == [(1, False), (2, True), (3, True), (4, False), (5, True)]
+    assert sorted(admission.seen) == [(1, False), (2, True), (3, True), (4, False), (5, True)]
+    scheduler.close()
 
 
 async def test_a_step_that_raises_fails_its_batch_without_telling_internals_and_the_next_one_runs(
-    any_scheduler: Scheduler[Turns], gate: Gate
+    any_scheduler: Scheduler, gate: Gate
 ) -> None:
     gate.open.release(2)
     with pytest.raises(ModelFailedError) as caught:
@@ -192,7 +203,7 @@ async def test_a_step_that_raises_fails_its_batch_without_telling_internals_and_
     assert any_scheduler.waiting_tokens == 0
 
 
-async def test_followed_work_tells_of_every_step_and_ends(any_scheduler: Scheduler[Turns], gate: Gate) -> None:
+async def test_followed_work_tells_of_every_step_and_ends(any_scheduler: Scheduler, gate: Gate) -> None:
     work = Turns(size=1, left=3)
     seen = []
     gate.open.release()
@@ -203,14 +214,14 @@ async def test_followed_work_tells_of_every_step_and_ends(any_scheduler: Schedul
     assert any_scheduler.waiting_requests == 0
 
 
-async def test_followed_work_that_fails_raises(any_scheduler: Scheduler[Turns], gate: Gate) -> None:
+async def test_followed_work_that_fails_raises(any_scheduler: Scheduler, gate: Gate) -> None:
     gate.open.release()
     with pytest.raises(ModelFailedError):
         async for _ in any_scheduler.follow(Turns(size=1, fails=True)):
             pass
 
 
-async def test_closing_what_follows_abandons_the_work(any_scheduler: Scheduler[Turns], gate: Gate) -> None:
+async def test_closing_what_follows_abandons_the_work(any_scheduler: Scheduler, gate: Gate) -> None:
     work = Turns(size=1, left=1000)
     news = any_scheduler.follow(work)
     gate.open.release()
@@ -221,7 +232,7 @@ async def test_closing_what_follows_abandons_the_work(any_scheduler: Scheduler[T
     assert work.left >= 998
 
 
-async def test_draining_finishes_what_runs_and_refuses_what_comes(any_scheduler: Scheduler[Turns], gate: Gate) -> None:
+async def test_draining_finishes_what_runs_and_refuses_what_comes(any_scheduler: Scheduler, gate: Gate) -> None:
     running = asyncio.create_task(any_scheduler.run(Turns(size=1)))
     await gate.wait_entered()
     drained = asyncio.create_task(any_scheduler.drain())
@@ -233,7 +244,7 @@ async def test_draining_finishes_what_runs_and_refuses_what_comes(any_scheduler:
     await asyncio.gather(running, drained)
 
 
-async def test_waiting_and_computing_are_told_apart(scheduler: Scheduler[Turns], gate: Gate) -> None:
+async def test_waiting_and_computing_are_told_apart(scheduler: Scheduler, gate: Gate) -> None:
     first, second = Turns(size=1), Turns(size=1)
     running = asyncio.create_task(scheduler.run(first))
     await gate.wait_entered()

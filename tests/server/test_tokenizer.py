@@ -5,7 +5,6 @@ import sys
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,9 +32,8 @@ def test_ranks_and_ranges_find_just_the_words_that_begin_so(words: list[str], pr
 def test_text_becomes_the_ids_of_its_words(models_dir: Path) -> None:
     tokenizer = Tokenizer.from_file(models_dir / "tiny-lm" / "1" / "tokenizer.json")
     ids = tokenizer.encode("the car, unheard-of!")
-    assert ids.dtype == np.int64
     assert [tokenizer.words[i] for i in ids] == ["the", "car", ",", "<unk>", "!"]
-    assert tokenizer.encode_batch(["the car", "car"]) == [ids[:2].tolist(), ids[1:2].tolist()]
+    assert tokenizer.encode_batch(["the car", "car"]) == [list(ids[:2]), list(ids[1:2])]
     assert tokenizer.words == [*SPECIALS, *WORDS]
 
 
@@ -52,19 +50,18 @@ def test_a_tokenizer_that_panics_or_has_no_token_for_what_it_does_not_know_is_re
         Tokenizer.from_file(path)
 
 
-def test_a_word_that_comes_again_has_the_ids_it_had_and_nobody_can_change_them(models_dir: Path) -> None:
+def test_a_word_that_comes_again_has_the_ids_it_had(models_dir: Path) -> None:
     tokenizer = Tokenizer.from_file(models_dir / "tiny-lm" / "1" / "tokenizer.json")
     first, again = tokenizer.encode("the car"), tokenizer.encode("the car")
-    assert first.tolist() == again.tolist() == tokenizer.encode_batch(["the car"])[0]
-    with pytest.raises(ValueError, match="read-only"):
-        again[0] = 0
+    assert first is again
+    assert list(again) == tokenizer.encode_batch(["the car"])[0]
 
 
 def test_texts_of_several_words_do_not_push_out_the_words(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hiddenstate_server.tokenizer._WORDS_KEPT", 1)
     tokenizer = Tokenizer.from_file(models_dir / "tiny-lm" / "1" / "tokenizer.json")
     first = tokenizer.encode("car")
-    assert tokenizer.encode("the car").tolist() == tokenizer.encode_batch(["the car"])[0]
+    assert list(tokenizer.encode("the car")) == tokenizer.encode_batch(["the car"])[0]
     assert tokenizer.encode("car") is first
 
 

@@ -23,7 +23,7 @@ MODELS = st.builds(SimpleNamespace, name=WORDS, version=WORDS)
 
 
 def usage_message(usage: Usage) -> UsageMessage:
-    return UsageMessage(**usage._asdict())
+    return UsageMessage(**{name: getattr(usage, name) for name in Usage.__slots__})
 
 
 @st.composite
@@ -45,7 +45,7 @@ def test_a_prediction_is_read_as_the_message_that_was_meant(
 ) -> None:
     words, hidden, ids, log_probs = drawn
     written = PredictionWriter(model, words, hidden).write(
-        np.array(ids, dtype=np.int64), np.array(log_probs, dtype=np.float32), top_k, state, usage
+        ids, np.array(log_probs, dtype=np.float32).tobytes(), top_k, state, usage
     )
     meant = PredictResponse(state=state, usage=usage_message(usage), model=model.name, model_version=model.version)
     for token_id, log_prob in zip(ids, log_probs, strict=True):
@@ -60,9 +60,7 @@ def test_a_vocabulary_of_many_thousand_words_has_long_ids() -> None:
     words = [f"w{number}" for number in range(20_000)]
     model = SimpleNamespace(name="m", version="1")
     ids = [0, 127, 128, 16_383, 16_384, 19_999]
-    written = PredictionWriter(model, words, ()).write(
-        np.array(ids), np.zeros(len(ids), dtype=np.float32), len(ids), b"", Usage(0, 0, 0, 0)
-    )
+    written = PredictionWriter(model, words, ()).write(ids, bytes(4 * len(ids)), len(ids), b"", Usage(0, 0, 0, 0))
     read = PredictResponse.FromString(written)
     assert list(read.candidates) == [Candidate(word=words[i], token_id=i, log_prob=0.0) for i in ids]
     assert read.HasField("usage")
@@ -70,8 +68,8 @@ def test_a_vocabulary_of_many_thousand_words_has_long_ids() -> None:
 
 def test_what_is_no_number_is_no_candidate() -> None:
     writer = PredictionWriter(SimpleNamespace(name="m", version="1"), ["a", "b"], ())
-    log_probs = np.array([np.nan, -1.5], dtype=np.float32)
-    read = PredictResponse.FromString(writer.write(np.array([0, 1]), log_probs, 2, b"", Usage(1, 2, 3, 4)))
+    log_probs = np.array([np.nan, -1.5], dtype=np.float32).tobytes()
+    read = PredictResponse.FromString(writer.write([0, 1], log_probs, 2, b"", Usage(1, 2, 3, 4)))
     assert list(read.candidates) == [Candidate(word="b", token_id=1, log_prob=-1.5)]
 
 
@@ -89,7 +87,8 @@ def test_an_encoding_is_read_as_the_message_that_was_meant(
         model=model.name,
         model_version=model.version,
     )
-    assert EncodeResponse.FromString(EncodingWriter(model, dimension).write(embeddings, truncated, usage)) == meant
+    written = EncodingWriter(model, dimension).write([row.tobytes() for row in embeddings], truncated, usage)
+    assert EncodeResponse.FromString(written) == meant
 
 
 @given(st.lists(st.tuples(UINT64, st.sampled_from(["response", "error", "nothing"]), WORDS, UINT32), max_size=10))

@@ -73,7 +73,7 @@ class OnnxModel:
         self._check = InputCheck(name, signature, max_batch=batching.max_batch)
         self._states = KeptStates(name, signature.states, self.sequences)
         self._state_outputs = [state.output.name for state in signature.states]
-        self.scheduler: Scheduler[Call] = Scheduler(
+        self.scheduler = Scheduler(
             model=name,
             version=version,
             waiting=ShapeQueue(max_batch=batching.max_batch, releases=queue.releases),
@@ -210,7 +210,7 @@ class OnnxModel:
                 self.sequences.refuse(sequence)
             raise
         outputs = [*wanted, *self._state_outputs]
-        return Call(size=size, deadline=deadline, is_bulk=is_bulk, inputs=checked, outputs=outputs, rows=rows)
+        return Call(size, deadline, is_bulk, inputs=checked, outputs=outputs, rows=rows)
 
     async def _run(self, call: Call) -> None:
         call.fits = fits(call.inputs, self._axes) if self.batching.max_batch else None
@@ -220,7 +220,7 @@ class OnnxModel:
         self.statistics.succeeded(
             rows=call.rows, total_ns=total_ns, queue_ns=round(call.queue_s * 1e9), times=call.times
         )
-        self._counts.request_done(queue_s=call.queue_s, compute_s=call.compute_s, tokens_computed=0, tokens_reused=0)
+        self._counts.request_done(call.queue_s, call.compute_s, 0, 0)
 
     def _input_spec(self, port: Port) -> TensorSpec:
         """An input that all rows share is sent once for each: in the protocol all inputs of a batch have its axis."""

@@ -1,7 +1,7 @@
 """Which calls of a tensor model are run together: those whose tensors fit side by side along the batch axis."""
 
 import collections
-import dataclasses
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -18,17 +18,30 @@ _NO_TIMES = RunTimes()
 _PASSED_OVER = 4
 
 
-@dataclasses.dataclass(slots=True, kw_only=True, eq=False)
 class Call(Work):
     """One call of a model."""
 
-    inputs: Tensors  # all that the graph takes
-    outputs: Sequence[str]  # what is wanted of it
-    rows: int
-    fits: Hashable = None  # calls in which this is equal can be run together
-    answer: Tensors = dataclasses.field(default_factory=dict)
-    times: RunTimes = _NO_TIMES  # of the run it was part of
-    taken: bool = False  # out of the queue
+    __slots__ = ("answer", "fits", "inputs", "outputs", "rows", "taken", "times")
+
+    def __init__(
+        self,
+        size: int,
+        deadline: float = math.inf,
+        is_bulk: bool = False,
+        *,
+        inputs: Tensors,
+        outputs: Sequence[str],
+        rows: int,
+        fits: Hashable = None,
+    ) -> None:
+        super().__init__(size, deadline, is_bulk)
+        self.inputs = inputs  # all that the graph takes
+        self.outputs = outputs  # what is wanted of it
+        self.rows = rows
+        self.fits = fits  # calls in which this is equal can be run together
+        self.answer: Tensors = {}
+        self.times = _NO_TIMES  # of the run it was part of
+        self.taken = False  # out of the queue
 
 
 class ShapeQueue:

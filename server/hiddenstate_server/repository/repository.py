@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import (
@@ -200,7 +199,7 @@ class Repository:
                 else:
                     self._publish(name, ModelState())
 
-    def schedulers(self) -> list[Scheduler[Any]]:
+    def schedulers(self) -> list[Scheduler]:
         """Returns who runs the batches, of versions that were replaced and still run too."""
         return [version.scheduler for version in self._versions()]
 

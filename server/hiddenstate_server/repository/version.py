@@ -13,7 +13,6 @@ import logging
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
 
 from hiddenstate_server.repository.files import VersionFiles
 from hiddenstate_server.repository.loader import Served
@@ -52,9 +51,9 @@ class Version:
         return b"" if (bundle := getattr(self._model, "bundle", None)) is None else bytes(bundle.fingerprint)
 
     @property
-    def scheduler(self) -> Scheduler[Any]:
+    def scheduler(self) -> Scheduler:
         """Who runs its batches."""
-        scheduler: Scheduler[Any] = self._model.scheduler
+        scheduler: Scheduler = self._model.scheduler
         return scheduler
 
     @property

@@ -32,7 +32,7 @@ def admission_for(settings: EngineSettings) -> type[Admission]:
     return MeteredAdmission if settings.caller_tokens_per_s else Admission
 
 
-def metered(requests: StreamedMethod[Any, Any]) -> StreamedMethod[Any, Any]:
+def metered(requests: StreamedMethod) -> StreamedMethod:
     """Returns the requests of the stream that runs, counted towards what its caller may use, if anybody asks."""
     caller = CALLER.get()
     return requests if caller is None else MeteredRequests(requests, caller)
@@ -41,7 +41,7 @@ def metered(requests: StreamedMethod[Any, Any]) -> StreamedMethod[Any, Any]:
 class MeteredRequests:
     """The requests of a stream, each counted like a call."""
 
-    def __init__(self, requests: StreamedMethod[Any, Any], caller: Caller) -> None:
+    def __init__(self, requests: StreamedMethod, caller: Caller) -> None:
         self._requests = requests
         self._caller = caller
         self.weight = requests.weight
@@ -55,7 +55,7 @@ class MeteredRequests:
         self._caller.use.begin_call()
         return self._requests.lane(request)
 
-    def begin(self, arrived: Arrived[Any], lane: Any, answered: Answered) -> Coroutine[Any, Any, None] | None:
+    def begin(self, arrived: Arrived, lane: Any, answered: Answered) -> Coroutine[Any, Any, None] | None:
         """Begins a request in its caller's name: it may be begun when another was answered, outside the call's task."""
         before = CALLER.set(self._caller)
         try:

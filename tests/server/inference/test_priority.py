@@ -1,6 +1,7 @@
 """The parameter `priority`: who may go first where calls wait."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hiddenstate_server.errors import InvalidRequestError
 from hiddenstate_server.inference.parameters import read_parameters
 from hiddenstate_server.inference.shape_queue import Call, ShapeQueue
-from hiddenstate_server.scheduler import Scheduler, Work
+from hiddenstate_server.scheduler import Step
 from onnx_graphs import neighbours_matter
 from serving import Wire
 from tensor_requests import parameter, request
@@ -40,20 +41,23 @@ def test_a_negative_priority_is_refused() -> None:
     ],
 )
 async def test_work_of_every_kind_of_model_has_the_priority_of_its_call(
-    tensors_wire: Wire, monkeypatch: pytest.MonkeyPatch, model: str, inputs: dict[str, Any]
+    tensors_wire: Wire, model: str, inputs: dict[str, Any]
 ) -> None:
-    submitted: list[bool] = []
-    submit = Scheduler.submit
+    computed: list[bool] = []
 
-    def spy(scheduler: Scheduler[Work], works: list[Work]) -> None:
-        submitted.extend(work.is_bulk for work in works)
-        submit(scheduler, works)
+    def recorded(step: Step) -> Step:
+        def run(batch: Sequence[Any]) -> Sequence[Any]:
+            computed.extend(work.is_bulk for work in batch)
+            return step(batch)
 
-    monkeypatch.setattr(Scheduler, "submit", spy)
+        return run
+
+    for scheduler in tensors_wire.server.repository.schedulers():
+        scheduler._step = recorded(scheduler._step)
     for priority in (1, 2):
         await tensors_wire.inference.ModelInfer(request(model, inputs, priority=priority))
-    assert submitted == sorted(submitted)
-    assert set(submitted) == {False, True}
+    assert computed == sorted(computed)
+    assert set(computed) == {False, True}
 
 
 async def test_interactive_calls_go_before_bulk_ones_that_waited_longer(tmp_path: Path) -> None:

@@ -1,0 +1,20 @@
+cimport cython
+
+
+
+cdef class Admission:
+    cdef public Py_ssize_t waiting_works, waiting_tokens
+    cdef public Py_ssize_t _full_batch, _max_waiting_tokens, _waiting_interactive
+    cdef public double _batch_s, _busy_since, _seconds, _tokens
+    cdef public dict _refusals
+
+    @cython.locals(size=Py_ssize_t, deadline=double, is_bulk=bint)
+    cpdef admit(self, works, double now)
+    @cython.locals(ahead=double)
+    cpdef check(self, double deadline, double now, bint is_bulk)
+    @cython.locals(done=Py_ssize_t, batch_s=double)
+    cpdef release(self, works, double now)
+    cpdef double wait_s(self, Py_ssize_t tokens) except -1
+    @cython.locals(passed=double, fades=double)
+    cdef _observe(self, Py_ssize_t size, double batch_s, double now)
+    cdef _refuse(self, str message, retry_after_s, reason)

@@ -1,0 +1,30 @@
+cimport cython
+
+from hiddenstate_server.admission cimport Admission
+
+cdef class Work:
+    cdef public Py_ssize_t size, arrival
+    cdef public double deadline, submitted_at, finished_at, compute_s, batch_s
+    cdef public bint is_bulk, abandoned, over, dropped
+    cdef public object told, error, trace
+
+
+cdef class Scheduler:
+    cdef public Admission _admission
+    cdef public object _idle, _dropped, _queue, _tracing, _step, _loop, _inbox, _turn, trial, name
+    cdef public list _outbox, _running, _threads
+    cdef public Py_ssize_t _arrivals, _held, failures
+    cdef public bint _draining
+
+    @cython.locals(work=Work, now=double)
+    cpdef submit(self, works)
+    cpdef check(self, double deadline, bint is_bulk)
+    @cython.locals(work=Work)
+    cpdef _tell(self, list news)
+    @cython.locals(work=Work)
+    cdef bint _receive(self) except -1
+    @cython.locals(work=Work, now=double, unwanted=Py_ssize_t)
+    cdef _wanted(self, batch)
+    @cython.locals(work=Work, started_at=double, finished_at=double, batch_s=double)
+    cdef _compute(self, batch)
+    cdef _end(self, Work work, error)

@@ -1,0 +1,12 @@
+cdef class Tally:
+    cdef public double value
+
+    cpdef add(self, double amount=*)
+
+
+cdef class Distribution:
+    cdef tuple _bounds
+    cdef public list counts
+    cdef public double sum
+
+    cpdef observe(self, double value)
