@@ -6,11 +6,12 @@ are plain ONNX Runtime ones, so that the bound does not hang on how the server r
 """
 
 import dataclasses
+import itertools
 import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from benchmarks.texts import LENGTH, natural_lengths
 from hiddenstate_server.bundle import Bundle, VariantName, load_bundle
 
 _WARM_UP_S = 0.3
+_TEXTS = 4096  # different ones
 _TRIED_SHARE = 10  # a plan for a bulk is tried on every so many-th sentence
 
 Ids = NDArray[np.int64]
@@ -167,18 +169,23 @@ class _Model:
         self._sessions["encoder"].run(["embeddings"], {"tokens": tokens, "lengths": sizes})
 
     def _encode(self, batch_size: int) -> Callable[[], int]:
-        tokens = self._rng.integers(2, self._bundle.vocab_size, (batch_size, LENGTH))
+        batches = self._draw(batch_size, LENGTH)
         lengths = np.full(batch_size, LENGTH, dtype=np.int32)
 
         def run() -> int:
-            self._sessions["encoder"].run(["embeddings"], {"tokens": tokens, "lengths": lengths})
+            self._sessions["encoder"].run(["embeddings"], {"tokens": next(batches), "lengths": lengths})
             return batch_size
 
         return run
 
+    def _draw(self, batch_size: int, length: int) -> Iterator[Ids]:
+        """Yields tokens [batch, length] for ever, as different as those of the loads."""
+        pool = self._rng.integers(2, self._bundle.vocab_size, (_TEXTS // batch_size, batch_size, length))
+        return itertools.cycle(pool)
+
     def _step(self, batch_size: int) -> Callable[[], int]:
         assert self._bundle.language_model
-        tokens = self._rng.integers(2, self._bundle.vocab_size, (batch_size, 1))
+        batches = self._draw(batch_size, 1)
         lengths = np.ones(batch_size, dtype=np.int32)
         state = np.zeros((batch_size, self._bundle.language_model.state_size), dtype=np.float32)
         zeros = np.zeros(batch_size, dtype=np.int64)
@@ -187,7 +194,7 @@ class _Model:
 
         def run() -> int:
             nonlocal state
-            feed = {"tokens": tokens, "lengths": lengths, "state": state}
+            feed = {"tokens": next(batches), "lengths": lengths, "state": state}
             outputs, state = self._sessions["recurrent"].run(["outputs", "next_state"], feed)
             self._sessions["head"].run(["top_log_probs", "top_ids"], {"hidden": outputs[:, -1], **head})
             return batch_size
