@@ -6,8 +6,9 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 from numpy.typing import NDArray
 
+from hiddenstate_server.head_output import HeadOutput
 from hiddenstate_server.metrics import Metrics
-from hiddenstate_server.runner import HeadOutput, LanguageModelRunner
+from hiddenstate_server.runner import LanguageModelRunner
 from hiddenstate_server.sequence import Sequence
 
 Floats = NDArray[np.float32]

@@ -8,32 +8,13 @@ from numpy.typing import NDArray
 
 from hiddenstate_server.bundle import Bundle, LanguageModelSpec, SentenceEncoderSpec, StateBound, VariantName
 from hiddenstate_server.errors import BundleError
+from hiddenstate_server.head_output import HeadOutput
 from hiddenstate_server.providers import Provider, make_session
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 _USUAL_LENGTH = 20  # tokens of a sentence
-
-
-class HeadOutput:
-    """What the head says of each row."""
-
-    __slots__ = ("_ids", "_values", "target_log_probs", "top_ids", "top_log_probs")
-
-    def __init__(self, top_log_probs: Floats, top_ids: Ids, target_log_probs: Floats) -> None:
-        self.top_log_probs = top_log_probs  # [rows, k]
-        self.top_ids = top_ids  # [rows, k]
-        self.target_log_probs = target_log_probs  # [rows]
-        self._ids: list[list[int]] | None = None  # the first two, made plain when a row is asked for
-        self._values = b""
-
-    def row(self, row: int) -> tuple[list[int], bytes]:
-        """Returns the k best of a row: their ids, and their log probabilities as float32 [k]."""
-        if self._ids is None:
-            self._ids, self._values = self.top_ids.tolist(), self.top_log_probs.tobytes()
-        size = self.top_log_probs.itemsize * self.top_log_probs.shape[1]
-        return self._ids[row], self._values[row * size : (row + 1) * size]
 
 
 class LanguageModelRunner:

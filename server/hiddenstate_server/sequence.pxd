@@ -1,4 +1,5 @@
 from hiddenstate_server.context cimport Start
+from hiddenstate_server.head_output cimport HeadOutput
 from hiddenstate_server.scheduler cimport Work
 
 
@@ -14,7 +15,7 @@ cdef class Sequence(Work):
     cpdef consume(self, bytes state)
     cpdef Py_ssize_t asks(self) except -1
     cpdef head_targets(self)
-    cpdef bint receive(self, answer, Py_ssize_t row) except -1
+    cpdef bint receive(self, HeadOutput answer, Py_ssize_t row) except -1
 
 
 cdef class Predicting(Sequence):

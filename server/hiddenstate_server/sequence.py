@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiddenstate_server.context import Holder, Start
+from hiddenstate_server.head_output import HeadOutput
 from hiddenstate_server.results import FinishReason
-from hiddenstate_server.runner import HeadOutput
 from hiddenstate_server.sampling import Sampler
 from hiddenstate_server.scheduler import Work
 
