@@ -1,11 +1,18 @@
 # The server with the shipped models:  docker build -t hiddenstate .
 # On NVIDIA GPUs:                      docker build -t hiddenstate:gpu --build-arg EXTRA=server-gpu .
 # and then `docker run --gpus all`: CUDA and cuDNN come as Python packages, only the driver is the host's.
-# BASE may be any image with Python 3.11 or later as `python`, and pip.
+# BASE may be any image of Debian's family with Python 3.11 or later, with its headers, as `python`, and pip. With
+# --build-arg HIDDENSTATE_COMPILE=0 nothing is compiled, and the family does not matter.
 ARG BASE=python:3.11-slim
 
 FROM ${BASE} AS builder
 ARG EXTRA=server
+# 1: an image that should run compiled and does not is not built.
+ARG HIDDENSTATE_COMPILE=1
+# hadolint ignore=DL3008
+RUN if [ "$HIDDENSTATE_COMPILE" != 0 ]; then \
+      apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
+    fi
 # No pip in the environment that is served from: nothing there can install anything.
 RUN python -m venv --without-pip /opt/hiddenstate
 WORKDIR /src
@@ -13,12 +20,13 @@ COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY server server
 COPY exporter exporter
+COPY tools/compile.py tools/compiled_modules.py tools/hatch_build.py tools/
 RUN python -m pip --python /opt/hiddenstate/bin/python install --no-cache-dir --disable-pip-version-check ".[${EXTRA}]"
 
 FROM ${BASE}
 COPY --from=builder /opt/hiddenstate /opt/hiddenstate
 COPY models /models
-# Modules were compiled when they were installed; nothing is written at run time, so the file system may be read-only.
+# Bytecode was written when the modules were installed; nothing is written at run time, so the file system may be read-only.
 # HIDDENSTATE_SERVER is where the health check asks: change it with the port of HIDDENSTATE_LISTEN.
 ENV PATH=/opt/hiddenstate/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

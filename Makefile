@@ -14,6 +14,8 @@ INSTALL := >$(PIP_LOG) 2>&1 $(VENV)/bin/python -m pip --disable-pip-version-chec
 OR_SAY_WHY := || { grep -v ^WARNING $(PIP_LOG) | tail -n 25 >&2; echo "pip failed; all that it said: $(PIP_LOG)" >&2; exit 1; }
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+# What tests the modules that are compiled, in less than a minute: not what loads and watches models.
+NEAR_THE_ENGINE = $(filter-out %/test_quarantine.py %/test_schema.py tests/server/test_repository%,$(wildcard tests/server/test_*.py))
 CAN_SERVE := $(VENV)/.can-serve
 CAN_TEST := $(VENV)/.can-test
 
@@ -25,31 +27,39 @@ export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: help
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo 'ARGS="..." is handed on: make test ARGS="tests/client -k stream", make serve ARGS="--log-format json".'
 
 .PHONY: serve
-serve: $(CAN_SERVE) ## Serve the shipped models; HIDDENSTATE_LISTEN and the like are honoured.
+serve: $(CAN_SERVE) compile ## Serve the shipped models; HIDDENSTATE_LISTEN and the like are honoured.
 	@exec $(VENV)/bin/hiddenstate serve --models "$(MODELS)" $(ARGS)
 
 .PHONY: test
-test: $(CAN_TEST) ## Run the tests.
+test: $(CAN_TEST) compile ## Run the tests.
 	@HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest $(ARGS)
 
+.PHONY: interpreted
+interpreted: $(CAN_TEST) ## Run the tests of the modules that are compiled once more, from their sources.
+	@HIDDENSTATE_INTERPRETED=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest $(or $(ARGS),$(NEAR_THE_ENGINE))
+
+.PHONY: compile
+compile: $(CAN_SERVE) ## Compile what has changed of the server; HIDDENSTATE_COMPILE=0 removes what was compiled.
+	@$(VENV)/bin/python -m tools.compile
+
 .PHONY: interop
-interop: $(CAN_TEST) ## Hold the server against tritonclient, perf_analyzer, grpcurl, k6, a Node client and Prometheus.
+interop: $(CAN_TEST) compile ## Hold the server against tritonclient, perf_analyzer, grpcurl, k6, a Node client and Prometheus.
 	@$(VENV)/bin/python tests/interop/run.py $(ARGS)
 
 .PHONY: fuzz
-fuzz: $(CAN_TEST) ## Send a server 100,000 inputs that nobody should send, as every night does.
+fuzz: $(CAN_TEST) compile ## Send a server 100,000 inputs that nobody should send, as every night does.
 	@$(VENV)/bin/python tests/fuzz/run.py $(ARGS)
 
 .PHONY: chaos
-chaos: $(CAN_TEST) ## Break servers, and what is around them, again and again; some minutes.
+chaos: $(CAN_TEST) compile ## Break servers, and what is around them, again and again; some minutes.
 	@cd tests && ../$(VENV)/bin/python -m chaos
 
 .PHONY: soak
-soak: $(CAN_TEST) ## Load a server for half an hour with reloads, and draw what it holds.
+soak: $(CAN_TEST) compile ## Load a server for half an hour with reloads, and draw what it holds.
 	@$(INSTALL) --group bench $(OR_SAY_WHY)
 	@cd tests && ../$(VENV)/bin/python -m chaos.soak --plot ../soak.png $(ARGS)
 
@@ -90,6 +100,7 @@ image: ## Build the container image with docker or podman.
 
 .PHONY: clean
 clean: ## Remove what was built and cached; the virtual environments stay.
+	find server -name '*.so' -delete
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find benchmarks client exporter server tests tools -name __pycache__ -prune -exec rm -rf {} +
 
@@ -100,14 +111,15 @@ $(VENV)/bin/pip:
 	@echo "Making a virtual environment in $(VENV) with $$($(PYTHON) -V)" >&2
 	@$(PYTHON) -m venv $(VENV)
 
+# --group needs pip 25.1, which no Python 3.11 brings along.
 $(CAN_SERVE): pyproject.toml | $(VENV)/bin/pip
-	@echo "Installing what the server needs into $(VENV): about a minute, once (see $(PIP_LOG))" >&2
-	@$(INSTALL) --editable '.[server]' $(OR_SAY_WHY)
+	@echo "Installing what the server needs into $(VENV): a minute or two, once (see $(PIP_LOG))" >&2
+	@$(INSTALL) --upgrade 'pip>=25.1' $(OR_SAY_WHY)
+	@$(INSTALL) --editable '.[server]' --group build $(OR_SAY_WHY)
 	@touch $@
 
-# --group needs pip 25.1, which no Python 3.11 brings along.
 $(CAN_TEST): pyproject.toml | $(VENV)/bin/pip
 	@echo "Installing what the tests need into $(VENV), $(TORCH) among it: some minutes, once (see $(PIP_LOG))" >&2
 	@$(INSTALL) --upgrade 'pip>=25.1' $(OR_SAY_WHY)
-	@$(INSTALL) --editable '.[exporter]' --group dev '$(TORCH)' $(OR_SAY_WHY)
+	@$(INSTALL) --editable '.[exporter]' --group build --group dev '$(TORCH)' $(OR_SAY_WHY)
 	@touch $@ $(CAN_SERVE)

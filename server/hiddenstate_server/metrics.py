@@ -18,6 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from hiddenstate_server.call_metrics import SECONDS, CallMetrics
+from hiddenstate_server.engine_build import engine
 from hiddenstate_server.engine_metrics import BatchMetrics, RequestMetrics
 from hiddenstate_server.model_metrics import ModelMetrics
 from hiddenstate_server.queue_metrics import QueueMetrics
@@ -115,7 +116,7 @@ class Metrics:
             registry=registry,
         )
         build = Info("hiddenstate_build", "The release that runs, and under what; always 1.", registry=registry)
-        build.info({"version": release("hiddenstate"), "python": platform.python_version()})
+        build.info({"version": release("hiddenstate"), "python": platform.python_version(), "engine": engine()})
         ProcessCollector(registry=registry)
         self._watched = _Watched()
         registry.register(self._watched)

@@ -20,6 +20,7 @@ from hiddenstate_server.channelz import SERVICE as CHANNELZ_SERVICE
 from hiddenstate_server.channelz import add_channelz
 from hiddenstate_server.config import Address, Settings, flag
 from hiddenstate_server.drain import RunningCalls
+from hiddenstate_server.engine_build import engine
 from hiddenstate_server.errors import ConfigError, ModelFailedError
 from hiddenstate_server.exposition import Exposition
 from hiddenstate_server.health import HEALTH_SERVICE, ModelHealth, add_health
@@ -142,6 +143,7 @@ class Server:
         if not self._shares_port:
             self.address = self._bind()
         self._expose()
+        _log.info("the engine runs %s", engine())
         if self.metrics.tracing:
             await asyncio.to_thread(self.metrics.tracing.check)
         loop = asyncio.get_running_loop()
