@@ -54,8 +54,8 @@ def wish() -> Wish:
     raise SystemExit(f"{VARIABLE}={value}: not 0 (never), 1 (or fail) or nothing (if possible)")
 
 
-def compile_changed(root: Path) -> int:
-    """Compiles what has changed and returns how many modules that were. Where one fails none stays compiled.
+def compile_changed(root: Path) -> None:
+    """Compiles what has changed. Where that fails nothing stays compiled.
 
     Raises:
         CannotCompileError: something that compiling needs is missing.
@@ -64,10 +64,11 @@ def compile_changed(root: Path) -> int:
     remove_leftovers(root)
     due = changed(root)
     if not due:
-        return 0
+        return
     digests = {source: digest(root, source) for source in due}  # before: who edits meanwhile has to compile again
     try:
-        _check_tools()
+        check_tools()
+        print(f"Compiling of the server: {', '.join(source.stem for source in due)}", file=sys.stderr)
         remove(root, due)
         with contextlib.chdir(root):
             _build(due)
@@ -75,7 +76,21 @@ def compile_changed(root: Path) -> int:
         remove(root)
         raise
     remember(root, digests)
-    return len(due)
+
+
+def check_tools() -> None:
+    """Finds out whether there is all that compiling needs.
+
+    Raises:
+        CannotCompileError: something is missing.
+    """
+    for package in ("Cython", "setuptools"):
+        if find_spec(package) is None:
+            raise CannotCompileError(f"install {package} beside {sys.executable} to compile it")
+    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    if trouble := _trouble_with(compiler):
+        packages = "a C compiler and the headers of C and Python (Debian: gcc libc6-dev python3-dev)"
+        raise CannotCompileError(f"install {packages} to compile it; {compiler}: {trouble}")
 
 
 def main() -> None:
@@ -85,8 +100,6 @@ def main() -> None:
         remove(ROOT)
         return
     try:
-        if due := changed(ROOT):
-            print(f"Compiling {len(due)} modules of the server", file=sys.stderr)
         compile_changed(ROOT)
     except CannotCompileError as error:
         if wanted == "1":
@@ -96,25 +109,20 @@ def main() -> None:
         raise SystemExit(f"{error}. {VARIABLE}=0 runs the server interpreted.") from None
 
 
-def _check_tools() -> None:
-    for package in ("Cython", "setuptools"):
-        if find_spec(package) is None:
-            raise CannotCompileError(f"install {package} beside {sys.executable} to compile it")
-    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+def _trouble_with(compiler: str) -> str | None:
+    """Returns why a command does not compile what includes Python's headers; None if it does."""
     folders = {sysconfig.get_path(name) for name in ("include", "platinclude")}
+    options = [*(f"-I{each}" for each in folders), "-c", "probe.c", "-o", "probe.o"]
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "probe.c"
-        source.write_text("#include <Python.h>\n", encoding="ascii")
-        command = [*shlex.split(compiler), *(f"-I{each}" for each in folders), "-c", source.name, "-o", "probe.o"]
+        (Path(folder) / "probe.c").write_text("#include <Python.h>\n", encoding="ascii")
+        command = [*shlex.split(compiler), *options]
         try:
             probe = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-            works, said = (Path(folder) / "probe.o").exists(), probe.stderr
         except OSError as error:
-            works, said = False, str(error)
-    if not works:
-        why = next((line for line in said.splitlines() if "rror" in line), "it fails without a word")
-        packages = "a C compiler and the headers of C and Python (Debian: gcc libc6-dev python3-dev)"
-        raise CannotCompileError(f"install {packages} to compile it; {compiler}: {why}")
+            return error.strerror
+        if (Path(folder) / "probe.o").exists():
+            return None
+    return next((line for line in probe.stderr.splitlines() if "error" in line), f"exit code {probe.returncode}")
 
 
 def _build(due: Sequence[Path]) -> None:

@@ -1,4 +1,6 @@
 import json
+import sys
+import sysconfig
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -8,9 +10,11 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.tags import sys_tags
+from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from distribution.conftest import REPOSITORY, run
+from tools.compiled_modules import module_name, sources
 
 pytestmark = [
     pytest.mark.package_index,
@@ -24,15 +28,46 @@ PACKAGES = {
 }
 
 
-def test_the_wheel_holds_the_three_packages_and_where_the_command_begins_and_nothing_else(wheel: Path) -> None:
-    names = [name for name in _names(wheel) if ".dist-info/" not in name]
-    sources = {
-        str(name / path.relative_to(folder))
-        for name, folder in PACKAGES.items()
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".pyc"
-    }
-    assert set(names) == sources | {"hiddenstate_command.py"}
+COMPILED = {
+    f"{source.relative_to('server').with_suffix('')}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    for source in sources(REPOSITORY)
+}
+
+
+def test_the_wheel_holds_the_three_packages_and_where_the_command_begins_and_nothing_else(
+    wheel: Path, can_compile: bool
+) -> None:
+    assert _contents(wheel) == _sources() | (COMPILED if can_compile else set())
+    assert len(COMPILED) > 0
+
+
+def test_a_wheel_in_which_nothing_is_compiled_is_one_for_every_machine(wheel_of_sources: Path) -> None:
+    assert wheel_of_sources.name.endswith("-py3-none-any.whl")
+    assert _contents(wheel_of_sources) == _sources()
+
+
+def test_a_compiled_wheel_is_for_this_python_and_runs_compiled(wheel: Path, can_compile: bool, tmp_path: Path) -> None:
+    if not can_compile:
+        pytest.skip("there is no C compiler, or no headers")
+    _, _, _, tags = parse_wheel_filename(wheel.name)
+    assert tags <= set(sys_tags())
+    assert {tag.abi for tag in tags} == {f"cp{sys.version_info.major}{sys.version_info.minor}"}
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from importlib import import_module
+from hiddenstate_server.engine_build import engine
+for name in sys.argv[2:]:
+    print(import_module(name).__file__.removeprefix(sys.argv[1] + "/"))
+print(engine())
+"""
+    names = [module_name(source) for source in sources(REPOSITORY)]
+    imported = run(sys.executable, "-c", code, tmp_path, *names, cwd=tmp_path)
+    assert imported.returncode == 0, imported.stderr
+    *files, engine = imported.stdout.split()
+    assert (set(files), engine) == (COMPILED, "compiled")
 
 
 def test_each_package_says_that_it_is_typed(wheel: Path) -> None:
@@ -45,12 +80,14 @@ def test_the_licence_travels_with_the_wheel(wheel: Path) -> None:
         assert archive.read(name) == (REPOSITORY / "LICENSE").read_bytes()
 
 
-def test_the_source_distribution_holds_no_models_tests_or_runs(distributions: Path) -> None:
+def test_the_source_distribution_holds_no_models_tests_or_runs_and_nothing_compiled(distributions: Path) -> None:
     (path,) = distributions.glob("*.tar.gz")
     with tarfile.open(path) as archive:
-        folders = {PurePosixPath(each.name).parts[1] for each in archive.getmembers() if each.isfile()}
+        names = [PurePosixPath(each.name) for each in archive.getmembers() if each.isfile()]
+    folders = {name.parts[1] for name in names}
     files = {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "PKG-INFO", ".gitignore"}
-    assert folders == {"client", "server", "exporter", "proto"} | files
+    assert folders == {"client", "server", "exporter", "proto", "tools"} | files
+    assert {name.suffix for name in names} & {".so", ".c"} == set()
 
 
 def test_nothing_that_only_an_extra_needs_is_installed(wheel: Path, thin_client: Path) -> None:
@@ -108,6 +145,21 @@ def test_a_command_of_an_extra_names_the_extra_that_is_missing(
     assert refused.returncode != 0
     assert f"pip install 'hiddenstate[{extra}]'" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def _contents(wheel: Path) -> set[str]:
+    return {name for name in _names(wheel) if ".dist-info/" not in name}
+
+
+def _sources() -> set[str]:
+    """Returns what the wheel has of the repository, compiled modules aside."""
+    files = {
+        str(name / path.relative_to(folder))
+        for name, folder in PACKAGES.items()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in (".pyc", ".so")
+    }
+    return files | {"hiddenstate_command.py"}
 
 
 def _names(wheel: Path) -> list[str]:
