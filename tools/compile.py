@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tools.compiled_modules import (
-    C_FLAGS,
     DIRECTIVES,
     FOLDER,
+    OPTIMIZATION,
+    WARNINGS,
     changed,
     digest,
     module_name,
@@ -130,10 +131,10 @@ def _build(due: Sequence[Path]) -> None:
     from Cython.Build import cythonize
     from Cython.Compiler.Errors import CompileError
     from setuptools import Distribution, Extension
-    from setuptools.errors import BaseError
+    from setuptools.errors import BaseError, CCompilerError
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    flags = [] if "CFLAGS" in os.environ else list(C_FLAGS)
+    flags = [*(() if "CFLAGS" in os.environ else OPTIMIZATION), *WARNINGS]
     try:
         extensions = cythonize(
             [Extension(module_name(source), [str(source)], extra_compile_args=flags) for source in due],
@@ -151,7 +152,7 @@ def _build(due: Sequence[Path]) -> None:
             setattr(command, name, value)
         command.ensure_finalized()
         command.run()
-    except (CompileError, BaseError) as error:
+    except (CompileError, BaseError, CCompilerError) as error:
         raise CompilationError(f"A module of the server cannot be compiled: {error}") from None
 
 

@@ -13,9 +13,11 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 FOLDER = Path("server")
-# Of Cython, and of the C compiler where CFLAGS does not say otherwise. Annotations say what callers pass, not C types.
+# Annotations say what callers pass, not C types.
 DIRECTIVES = {"language_level": 3, "annotation_typing": False, "binding": True, "embedsignature": False}
-C_FLAGS = ("-O2", "-g0")
+OPTIMIZATION = ("-O2", "-g0")  # where CFLAGS does not say otherwise
+# Pointers to functions of another signature are errors from gcc 14 on; the others are of what Cython always writes.
+WARNINGS = ("-Werror=incompatible-pointer-types", "-Wno-array-bounds", "-Wno-unused-function")
 
 _RECORD = Path("build/compiled.json")
 _CIMPORT = re.compile(r"^.*\bcimport\b(?:\s*\([^)]*\)|.*)", re.MULTILINE)
@@ -51,7 +53,7 @@ def stale(root: Path) -> list[Path]:
 
 def digest(root: Path, source: Path) -> str:
     """Returns a digest of all that a compiled module is made of."""
-    options = repr((DIRECTIVES, C_FLAGS)).encode()
+    options = repr((DIRECTIVES, OPTIMIZATION, WARNINGS)).encode()
     return _sha256(options, *(path.read_bytes() for path in [root / source, *_declarations(root, source)]))
 
 
