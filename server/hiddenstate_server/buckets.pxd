@@ -9,7 +9,6 @@ cdef class Buckets:
     cpdef list sizes(self)
     cpdef bint holds(self, size) except -1
     cpdef oldest(self, size)
-    cpdef Py_ssize_t arrival(self, size) except -1
     cpdef pop(self, size)
 
 
