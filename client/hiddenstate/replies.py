@@ -1,5 +1,6 @@
 """Reads replies into plain values. Pure: no connection is needed."""
 
+import sys
 from typing import TYPE_CHECKING
 
 from hiddenstate.errors import InvalidReplyError
@@ -97,8 +98,8 @@ def read_embeddings(response: sentence_encoder_pb2.EncodeResponse, count: int) -
             f"{count} vectors of {dimension} float32 values take {count * dimension * 4} bytes, "
             f"but {len(embeddings)} came back"
         )
-    values = np.ndarray((count, dimension), "<f4", bytearray(embeddings))
-    return values.astype(np.float32, copy=False)  # the same but for machines with the other order of bytes
+    values = np.ndarray((count, dimension), np.float32, bytearray(embeddings))
+    return values if sys.byteorder == "little" else values.byteswap()
 
 
 def read_model(model: model_pb2.Model) -> ModelInfo:

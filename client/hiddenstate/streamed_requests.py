@@ -7,7 +7,7 @@ from hiddenstate.requests import encode_request, predict_request
 from hiddenstate.results import Priority
 from hiddenstate.v1.language_model_pb2 import PredictRequest, PredictStreamRequest, StreamedPredictRequest
 from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest, EncodeStreamRequest, StreamedEncodeRequest
-from hiddenstate.wire import LENGTH, Envelope, delimited, tag
+from hiddenstate.wire import LENGTH, Envelope, delimited, tag, varint
 
 PREDICTIONS = Envelope(PredictStreamRequest, StreamedPredictRequest)
 ENCODINGS = Envelope(EncodeStreamRequest, StreamedEncodeRequest)
@@ -75,10 +75,11 @@ def encoding(
         InvalidRequestError: a value cannot be sent; the message names it.
     """
     try:
-        encode = bytearray(_encoding_options(truncate, model, model_version, priority))
+        parts = [_encoding_options(truncate, model, model_version, priority)]
         for sentence in sentences:
-            encode += delimited(_SENTENCES, sentence.encode())
-        return delimited(_ENCODE, encode)
+            text = sentence.encode()
+            parts += (_SENTENCES, varint(len(text)), text)
+        return delimited(_ENCODE, b"".join(parts))
     except (TypeError, ValueError):
         pass  # what is wrong is said below
     return wrapped_encoding(

@@ -43,7 +43,7 @@ def tag(message: type[Message], field: str, wire_type: int) -> bytes:
     return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | wire_type)
 
 
-def delimited(tag: bytes, body: bytes | bytearray) -> bytes:
+def delimited(tag: bytes, body: bytes) -> bytes:
     """Returns a field of text, bytes or a message."""
     return tag + varint(len(body)) + body
 
