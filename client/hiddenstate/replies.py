@@ -33,11 +33,16 @@ _MODEL_KINDS = {
     model_pb2.MODEL_KIND_TENSOR_MODEL: ModelKind.TENSOR_MODEL,
 }
 
+# A frozen dataclass looks up each field that its constructor sets, which was a tenth of what a prediction cost.
+_set_word, _set_log_prob, _set_token_id = (
+    getattr(Candidate, field).__set__ for field in ("word", "log_prob", "token_id")
+)
+
 
 def read_prediction(response: language_model_pb2.PredictResponse) -> Prediction:
     """Reads the reply of a prediction."""
     return Prediction(
-        candidates=tuple(Candidate(c.word, c.log_prob, c.token_id) for c in response.candidates),
+        candidates=tuple([_read_candidate(candidate) for candidate in response.candidates]),
         state=response.state or None,
         usage=read_usage(response.usage),
         model=response.model,
@@ -128,3 +133,11 @@ def read_model(model: model_pb2.Model) -> ModelInfo:
 def read_usage(usage: usage_pb2.Usage) -> Usage:
     """Reads what a request cost."""
     return Usage(usage.tokens_computed, usage.tokens_reused, usage.queue_time_us, usage.compute_time_us)
+
+
+def _read_candidate(message: language_model_pb2.Candidate) -> Candidate:
+    candidate = object.__new__(Candidate)
+    _set_word(candidate, message.word)
+    _set_log_prob(candidate, message.log_prob)
+    _set_token_id(candidate, message.token_id)
+    return candidate
