@@ -23,12 +23,10 @@ from hiddenstate.generation import AsyncGeneration
 from hiddenstate.predict_stream import AsyncPredictStream
 from hiddenstate.replies import read_embeddings, read_model, read_prediction, read_score
 from hiddenstate.requests import (
-    encode_request,
     encode_requests,
     fits_one_request,
     generate_request,
     model_request,
-    predict_request,
     score_request,
 )
 from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Priority, Score
@@ -38,7 +36,9 @@ from hiddenstate.shared_streams import (
     AsyncSharedPredictions,
     async_shared_encodings,
     async_shared_predictions,
+    predict_stream,
 )
+from hiddenstate.streamed_requests import encoding, prediction, wrapped_encoding
 from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceStub
 from hiddenstate.v1.model_pb2 import ListModelsRequest
 from hiddenstate.v1.model_pb2_grpc import ModelServiceStub
@@ -120,11 +120,11 @@ class AsyncClient:
 
     @cached_property
     def _predictions(self) -> AsyncSharedPredictions:
-        return async_shared_predictions(self._connection, self._language_model)
+        return async_shared_predictions(self._connection, self._channel, self._language_model)
 
     @cached_property
     def _encodings(self) -> AsyncSharedEncodings:
-        return async_shared_encodings(self._connection, self._sentence_encoder)
+        return async_shared_encodings(self._connection, self._channel, self._sentence_encoder)
 
     async def predict(
         self,
@@ -154,7 +154,7 @@ class AsyncClient:
             priority: "interactive" (the default) or "bulk": what is bulk waits while anything interactive does.
             timeout_s: The most that this call may take; None takes the client's.
         """
-        request = predict_request(
+        request = prediction(
             text,
             tokens=tokens,
             top_k=top_k,
@@ -169,7 +169,7 @@ class AsyncClient:
 
     def open_stream(self) -> AsyncPredictStream:
         """Opens a stream of predictions whose contexts keep their state: each call sends only what is new."""
-        return AsyncPredictStream(self._connection, self._language_model.PredictStream)
+        return AsyncPredictStream(self._connection, predict_stream(self._channel))
 
     def generate(
         self,
@@ -285,9 +285,7 @@ class AsyncClient:
         """
         wanted, count = at_least_one(sentences)
         if fits_one_request(wanted, batch_size):
-            request = encode_request(
-                wanted, truncate=truncate, model=model, model_version=model_version, priority=priority
-            )
+            request = encoding(wanted, truncate=truncate, model=model, model_version=model_version, priority=priority)
             response = await self._encodings.ask(request, self._connection.timeout(timeout_s))
             embeddings = read_embeddings(response, len(wanted))
             return embeddings if count else embeddings[:0]
@@ -329,7 +327,7 @@ class AsyncClient:
         return encode_calls_async(
             self._connection,
             requests,
-            lambda request: asyncio.create_task(self._encodings.ask(request, timeout_s)),
+            lambda request: asyncio.create_task(self._encodings.ask(wrapped_encoding(request), timeout_s)),
         )
 
     async def models(self, *, timeout_s: float | None = None) -> tuple[ModelInfo, ...]:

@@ -3,13 +3,13 @@
 There is no timer and nothing to set. A lone request leaves at once; while a message is on its way, the requests that
 come in meanwhile gather, and leave together as the next one. A message is only built when the one before it has been
 taken, so that what waits for a slow server are the requests that their callers hold anyway. Nothing here knows what is
-asked: a stream is made from the call that starts it and the function that joins requests into a message.
+asked: a request is bytes, to which the stream puts a number and a time limit.
 """
 
 import asyncio
 import itertools
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import suppress
 from typing import Generic, TypeVar
 
@@ -17,25 +17,24 @@ import grpc
 
 from hiddenstate.connection import Connection
 from hiddenstate.errors import request_error
-from hiddenstate.outbox import Outbox, StreamedRequest
-from hiddenstate.streaming import ReplyMessage, StreamEndedError, ending, milliseconds, no_reply
+from hiddenstate.outbox import Outbox
+from hiddenstate.streaming import ReplyMessage, StreamEndedError, ending, no_reply
 from hiddenstate.sweeper import Sweeper
+from hiddenstate.wire import Envelope
 
 _CLOSE_TIMEOUT_S = 5.0
 
 ResponseT = TypeVar("ResponseT")
-ItemT = TypeVar("ItemT", bound=StreamedRequest)
-MessageT = TypeVar("MessageT")
 
 
-class AsyncRequestStream(Generic[ItemT, MessageT, ResponseT]):
+class AsyncRequestStream(Generic[ResponseT]):
     """A stream for tasks of one event loop: any of them may ask at any time, each waits for its own reply."""
 
     def __init__(
         self,
         connection: Connection,
-        start: Callable[[AsyncIterator[MessageT]], AsyncIterable[ReplyMessage[ResponseT]]],
-        join: Callable[[Sequence[ItemT]], MessageT],
+        start: Callable[[AsyncIterator[bytes]], AsyncIterable[ReplyMessage[ResponseT]]],
+        envelope: Envelope,
         most_bytes: int,
     ) -> None:
         """Starts the call.
@@ -43,7 +42,7 @@ class AsyncRequestStream(Generic[ItemT, MessageT, ResponseT]):
         Args:
             connection: Where it goes.
             start: Starts the call with an iterator of the messages to send, and returns one of those that come.
-            join: Makes a message of requests.
+            envelope: Makes messages of its requests.
             most_bytes: The largest request that may be sent; one that is larger fails alone.
 
         Raises:
@@ -51,13 +50,13 @@ class AsyncRequestStream(Generic[ItemT, MessageT, ResponseT]):
         """
         self.ended: StreamEndedError | None = None
         self._connection = connection
-        self._join = join
+        self._envelope = envelope
         self._loop = asyncio.get_running_loop()
         self._closing = self._retiring = False
         self._sent = self._answered = 0  # requests and replies, whether or not somebody waits
         self._ids = itertools.count(1)
         self._pending: dict[int, tuple[asyncio.Future[ResponseT], float]] = {}  # and their deadlines
-        self._outbox: Outbox[ItemT] = Outbox(most_bytes)
+        self._outbox = Outbox(most_bytes)
         self._idle: asyncio.Future[None] | None = None  # what the writer waits for
         self._sweeper = Sweeper(self._loop, self._expire)
         with connection.calling():
@@ -69,7 +68,7 @@ class AsyncRequestStream(Generic[ItemT, MessageT, ResponseT]):
         """Whether the server has answered all that it was sent."""
         return self._sent == self._answered and not self._outbox
 
-    async def ask(self, item: ItemT, timeout_s: float | None) -> ResponseT:
+    async def ask(self, request: bytes, timeout_s: float | None) -> ResponseT:
         """Sends a request and waits for its reply.
 
         Raises:
@@ -77,19 +76,20 @@ class AsyncRequestStream(Generic[ItemT, MessageT, ResponseT]):
             StreamEndedError: the stream has ended.
             HiddenstateError: the server refused the request, or it is too large.
         """
-        slot = self.send(item, timeout_s, self.deadline(timeout_s))
+        request_id, slot = self.send(request, timeout_s, self.deadline(timeout_s))
         try:
             return await slot
         except BaseException:
-            self.forget(item)
+            self.forget(request_id)
             raise
 
     def deadline(self, timeout_s: float | None) -> float:
         """Returns when a call that begins now has to end, by the event loop's clock."""
         return math.inf if timeout_s is None else self._loop.time() + timeout_s
 
-    def send(self, item: ItemT, timeout_s: float | None, deadline: float) -> "asyncio.Future[ResponseT]":
-        """Sends a request. Awaiting the future raises what `ask` does; `forget` is for who waits no longer.
+    def send(self, request: bytes, timeout_s: float | None, deadline: float) -> "tuple[int, asyncio.Future[ResponseT]]":
+        """Sends a request and returns its number. Awaiting the future raises what `ask` does; `forget` is for who
+        waits no longer.
 
         Raises:
             StreamEndedError: the stream has ended.
@@ -97,24 +97,23 @@ class AsyncRequestStream(Generic[ItemT, MessageT, ResponseT]):
         if self.ended is not None:
             raise self.ended.copy()
         slot: asyncio.Future[ResponseT] = self._loop.create_future()
-        item.request_id = request_id = next(self._ids)
+        request_id = next(self._ids)
         if timeout_s is not None:
-            item.timeout_ms = milliseconds(timeout_s)
             self._sweeper.watch(deadline)
         self._pending[request_id] = slot, deadline
-        self._outbox.append((item, slot))
+        self._outbox.append((self._envelope.seal(request, request_id, timeout_s), slot))
         if self._idle is not None:
             self._wake()
-        return slot
+        return request_id, slot
 
-    def forget(self, item: ItemT) -> None:
+    def forget(self, request_id: int) -> None:
         """Drops the reply to a request; if it has not left yet, it never will."""
-        self._pending.pop(item.request_id, None)
+        self._pending.pop(request_id, None)
 
-    def tell(self, item: ItemT) -> None:
+    def tell(self, request: bytes) -> None:
         """Sends a request whose reply does not matter. Does nothing where the stream has ended."""
         if self.ended is None:
-            self._outbox.append((item, None))
+            self._outbox.append((self._envelope.seal(request, 0, None), None))
             self._wake()
 
     async def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
@@ -140,11 +139,11 @@ class AsyncRequestStream(Generic[ItemT, MessageT, ResponseT]):
     def _is_wanted_end(self) -> bool:
         return self._closing and not self._retiring
 
-    async def _messages(self) -> AsyncIterator[MessageT]:
+    async def _messages(self) -> AsyncIterator[bytes]:
         while self.ended is None:
-            if items := self._outbox.take():
-                self._sent += len(items)
-                yield self._join(items)
+            if messages := self._outbox.take():
+                self._sent += len(messages)
+                yield b"".join(messages)
             elif self._closing:
                 return
             else:

@@ -3,34 +3,30 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import grpc
 
 from hiddenstate.async_request_stream import AsyncRequestStream
 from hiddenstate.connection import Connection
 from hiddenstate.errors import HiddenstateError
-from hiddenstate.outbox import StreamedRequest
 from hiddenstate.retries import Retries, patiently_async
 from hiddenstate.rotation import Rotation
 from hiddenstate.streaming import StreamEndedError
 
 _CLOSE_TIMEOUT_S = 0.5
 
-RequestT = TypeVar("RequestT")
-ItemT = TypeVar("ItemT", bound=StreamedRequest)
 ResponseT = TypeVar("ResponseT")
 
 
-class AsyncSharedStream(Generic[RequestT, ItemT, ResponseT]):
+class AsyncSharedStream(Generic[ResponseT]):
     """Calls that could each go alone, joined on a stream where the server has one."""
 
     def __init__(
         self,
         connection: Connection,
-        open_stream: Callable[[], AsyncRequestStream[ItemT, Any, ResponseT]],
-        wrap: Callable[[RequestT], ItemT],
-        alone: Callable[[RequestT, float | None], Awaitable[ResponseT]],
+        open_stream: Callable[[], AsyncRequestStream[ResponseT]],
+        alone: Callable[[bytes, float | None], Awaitable[ResponseT]],
         retried: Collection[grpc.StatusCode],
     ) -> None:
         """Opens nothing yet.
@@ -38,18 +34,16 @@ class AsyncSharedStream(Generic[RequestT, ItemT, ResponseT]):
         Args:
             connection: Where calls go.
             open_stream: Opens a stream.
-            wrap: Makes of a request what goes over a stream.
-            alone: Makes a call of its own of a request, with a timeout in seconds.
+            alone: Makes a call of its own of a streamed request, with a timeout in seconds.
             retried: The codes that another attempt may mend.
         """
         self._connection = connection
-        self._wrap = wrap
         self._alone = alone
         self._retried = retried
         self._rotation = Rotation(open_stream, connection.endpoints.streams)
         self._is_offered = True  # whether the server has such streams, as far as is known
 
-    async def ask(self, request: RequestT, timeout_s: float | None) -> ResponseT:
+    async def ask(self, request: bytes, timeout_s: float | None) -> ResponseT:
         """Sends a request and waits for its reply.
 
         Raises:
@@ -57,12 +51,13 @@ class AsyncSharedStream(Generic[RequestT, ItemT, ResponseT]):
         """
         if not self._is_offered:
             return await self._ask_alone(request, timeout_s)
-        stream, item = self._live(), self._wrap(request)
+        stream = self._live()
         deadline = stream.deadline(timeout_s)
+        request_id, slot = stream.send(request, timeout_s, deadline)
         try:
-            return await stream.send(item, timeout_s, deadline)
+            return await slot
         except BaseException as error:
-            stream.forget(item)
+            stream.forget(request_id)
             if not isinstance(error, (StreamEndedError, HiddenstateError)):
                 raise
             failure = error
@@ -80,23 +75,23 @@ class AsyncSharedStream(Generic[RequestT, ItemT, ResponseT]):
                 stream.abandon()
 
     async def _ask_again(
-        self, request: RequestT, deadline: float, failure: StreamEndedError | HiddenstateError
+        self, request: bytes, deadline: float, failure: StreamEndedError | HiddenstateError
     ) -> ResponseT:
         retries, clock = Retries(self._retried, self._connection.budget), asyncio.get_running_loop().time
         while (pause_s := retries.pause(failure, deadline - clock())) is not None:
             await asyncio.sleep(pause_s)
             try:
-                return await self._live().ask(self._wrap(request), _left(deadline, clock()))
+                return await self._live().ask(request, _left(deadline, clock()))
             except (StreamEndedError, HiddenstateError) as error:
                 failure = error
         if failure.code is grpc.StatusCode.UNIMPLEMENTED:
             self._is_offered = False
         return await self._ask_alone(request, _left(deadline, clock()))
 
-    async def _ask_alone(self, request: RequestT, timeout_s: float | None) -> ResponseT:
+    async def _ask_alone(self, request: bytes, timeout_s: float | None) -> ResponseT:
         return await patiently_async(self._connection, lambda left: self._alone(request, left), timeout_s)
 
-    def _live(self) -> AsyncRequestStream[ItemT, Any, ResponseT]:
+    def _live(self) -> AsyncRequestStream[ResponseT]:
         place = self._rotation.turn()
         return self._rotation.live(place) or self._rotation.renew(place)
 

@@ -21,17 +21,16 @@ from hiddenstate.generation import Generation
 from hiddenstate.predict_stream import PredictStream
 from hiddenstate.replies import read_embeddings, read_model, read_prediction, read_score
 from hiddenstate.requests import (
-    encode_request,
     encode_requests,
     fits_one_request,
     generate_request,
     model_request,
-    predict_request,
     score_request,
 )
 from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Priority, Score
 from hiddenstate.retries import patiently
-from hiddenstate.shared_streams import shared_encodings, shared_predictions
+from hiddenstate.shared_streams import predict_stream, shared_encodings, shared_predictions
+from hiddenstate.streamed_requests import encoding, prediction, wrapped_encoding
 from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceStub
 from hiddenstate.v1.model_pb2 import ListModelsRequest
 from hiddenstate.v1.model_pb2_grpc import ModelServiceStub
@@ -100,8 +99,8 @@ class Client:
         self._language_model = LanguageModelServiceStub(self._channel)
         self._sentence_encoder = SentenceEncoderServiceStub(self._channel)
         self._models = ModelServiceStub(self._channel)
-        self._predictions = shared_predictions(self._connection, self._language_model)
-        self._encodings = shared_encodings(self._connection, self._sentence_encoder)
+        self._predictions = shared_predictions(self._connection, self._channel, self._language_model)
+        self._encodings = shared_encodings(self._connection, self._channel, self._sentence_encoder)
 
     def predict(
         self,
@@ -131,7 +130,7 @@ class Client:
             priority: "interactive" (the default) or "bulk": what is bulk waits while anything interactive does.
             timeout_s: The most that this call may take; None takes the client's.
         """
-        request = predict_request(
+        request = prediction(
             text,
             tokens=tokens,
             top_k=top_k,
@@ -146,7 +145,7 @@ class Client:
 
     def open_stream(self) -> PredictStream:
         """Opens a stream of predictions whose contexts keep their state: each call sends only what is new."""
-        return PredictStream(self._connection, self._language_model.PredictStream)
+        return PredictStream(self._connection, predict_stream(self._channel))
 
     def generate(
         self,
@@ -262,9 +261,7 @@ class Client:
         """
         wanted, count = at_least_one(sentences)
         if fits_one_request(wanted, batch_size):
-            request = encode_request(
-                wanted, truncate=truncate, model=model, model_version=model_version, priority=priority
-            )
+            request = encoding(wanted, truncate=truncate, model=model, model_version=model_version, priority=priority)
             response = self._encodings.ask(request, self._connection.timeout(timeout_s))
             embeddings = read_embeddings(response, len(wanted))
             return embeddings if count else embeddings[:0]
@@ -306,7 +303,7 @@ class Client:
         return encode_calls(
             self._connection,
             requests,
-            lambda request: self._encodings.begin(request, timeout_s),
+            lambda request: self._encodings.begin(wrapped_encoding(request), timeout_s),
         )
 
     def models(self, *, timeout_s: float | None = None) -> tuple[ModelInfo, ...]:

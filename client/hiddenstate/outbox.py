@@ -1,7 +1,7 @@
 """Requests that wait to be sent over a stream, cut into messages. Pure: no connection is needed."""
 
 from collections import deque
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from hiddenstate.errors import MessageTooLargeError
 
@@ -9,17 +9,6 @@ from hiddenstate.errors import MessageTooLargeError
 # first message while the next is on its way.
 _MOST_REQUESTS = 1024
 MOST_BYTES = 2**18
-
-_FRAME_BYTES = 8  # of one request in a message, at most: its tag and its length
-
-
-class StreamedRequest(Protocol):
-    """A request that a stream numbers."""
-
-    request_id: int
-    timeout_ms: int
-
-    def ByteSize(self) -> int: ...  # noqa: N802 - protobuf's name
 
 
 class Sender(Protocol):
@@ -29,11 +18,8 @@ class Sender(Protocol):
     def set_exception(self, exception: BaseException, /) -> None: ...
 
 
-ItemT = TypeVar("ItemT", bound=StreamedRequest)
-
-
-class Outbox(deque[tuple[ItemT, Sender | None]]):
-    """Requests and who waits for their replies, if anybody does. Any thread may append, one takes."""
+class Outbox(deque[tuple[bytes, Sender | None]]):
+    """Messages of one request and who waits for their replies, if anybody does. Any thread may append, one takes."""
 
     def __init__(self, most_bytes: int) -> None:
         """Makes an empty one.
@@ -45,38 +31,38 @@ class Outbox(deque[tuple[ItemT, Sender | None]]):
         self._most_bytes = most_bytes
         self._cut = min(most_bytes, MOST_BYTES)
 
-    def take(self) -> list[ItemT]:
-        """Removes and returns the requests of the next message, none if none are left.
+    def take(self) -> list[bytes]:
+        """Removes and returns what goes into the next message, nothing if nothing is left.
 
         Those whose sender has left meanwhile are not sent.
         """
         while self:
             entries = [self.popleft() for _ in range(min(len(self), _MOST_REQUESTS))]
-            items = [item for item, sender in entries if sender is None or not sender.done()]
-            if sum([item.ByteSize() + _FRAME_BYTES for item in items]) > self._cut:
+            messages = [message for message, sender in entries if sender is None or not sender.done()]
+            if sum(map(len, messages)) > self._cut:
                 self.extendleft(reversed(entries))
                 return self._take_some()
-            if items:
-                return items
+            if messages:
+                return messages
         return []
 
-    def _take_some(self) -> list[ItemT]:
+    def _take_some(self) -> list[bytes]:
         """The same where not all fit: looks at one after the other."""
-        items: list[ItemT] = []
+        messages: list[bytes] = []
         room = self._cut
         while self:
-            item, sender = self[0]
+            message, sender = self[0]
             if sender is None or not sender.done():
-                size = item.ByteSize() + _FRAME_BYTES
+                size = len(message)
                 if size > self._most_bytes:
                     _refuse(sender, size, self._most_bytes)
-                elif size > room and items:
+                elif size > room and messages:
                     break
                 else:
-                    items.append(item)
+                    messages.append(message)
                     room -= size
             self.popleft()
-        return items
+        return messages
 
 
 def _refuse(sender: Sender | None, size: int, most_bytes: int) -> None:

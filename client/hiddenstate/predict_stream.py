@@ -8,9 +8,9 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import grpc
 
@@ -20,27 +20,18 @@ from hiddenstate.errors import DeadlineError, HiddenstateError, InvalidRequestEr
 from hiddenstate.history import History
 from hiddenstate.replies import read_prediction
 from hiddenstate.request_stream import RequestStream, StreamCall
-from hiddenstate.requests import predict_request, streamed_request
+from hiddenstate.requests import predict_request
 from hiddenstate.results import Prediction, Priority
 from hiddenstate.retries import Clock, Retries
-from hiddenstate.shared_streams import join_predictions
+from hiddenstate.streamed_requests import PREDICTIONS, appending
 from hiddenstate.streaming import StreamEndedError
-from hiddenstate.v1.language_model_pb2 import (
-    PredictRequest,
-    PredictResponse,
-    PredictStreamRequest,
-    PredictStreamResponse,
-    StreamedPredictRequest,
-)
+from hiddenstate.v1.language_model_pb2 import PredictRequest, PredictResponse, PredictStreamResponse
 from hiddenstate.waiter import Waiter
-
-if TYPE_CHECKING:
-    import grpc.aio
 
 _RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE})
 
-_Requests = RequestStream[StreamedPredictRequest, PredictStreamRequest, PredictResponse]
-_AsyncRequests = AsyncRequestStream[StreamedPredictRequest, PredictStreamRequest, PredictResponse]
+_Requests = RequestStream[PredictResponse]
+_AsyncRequests = AsyncRequestStream[PredictResponse]
 
 
 class PredictStream:
@@ -49,11 +40,8 @@ class PredictStream:
     def __init__(
         self,
         connection: Connection,
-        method: "grpc.StreamStreamMultiCallable[PredictStreamRequest, PredictStreamResponse]",
+        start: Callable[[Iterator[bytes]], StreamCall[PredictResponse]],
     ) -> None:
-        def start(messages: Iterator[PredictStreamRequest]) -> StreamCall[PredictResponse]:
-            return method(messages)
-
         self.connection = connection
         self.context_ids = itertools.count(1)
         self._start = start
@@ -80,7 +68,7 @@ class PredictStream:
         self._requests.close()
 
     def _open(self) -> _Requests:
-        return RequestStream(self.connection, self._start, join_predictions, self.connection.max_message_bytes)
+        return RequestStream(self.connection, self._start, PREDICTIONS, self.connection.max_message_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -187,14 +175,12 @@ class Context:
             if self._requests is not requests:
                 self._requests, self._id = requests, next(self._stream.context_ids)
                 wanted = self._history.before(request)
-            items = [streamed_request(self._id, each) for each in wanted]
-            waiters = [requests.send(item, clock.left()) for item in items]
-        return [(item.request_id, waiter) for item, waiter in zip(items, waiters, strict=True)]
+            return [requests.send(appending(self._id, each), clock.left()) for each in wanted]
 
     def _forget(self) -> None:
         requests, self._requests = self._requests, None
         if requests is not None:
-            requests.tell(streamed_request(self._id, None, close_context=True))
+            requests.tell(appending(self._id, None, close_context=True))
 
     def __enter__(self) -> Self:
         return self
@@ -211,11 +197,8 @@ class AsyncPredictStream:
     def __init__(
         self,
         connection: Connection,
-        method: "grpc.aio.StreamStreamMultiCallable[PredictStreamRequest, PredictStreamResponse]",
+        start: Callable[[AsyncIterator[bytes]], AsyncIterable[PredictStreamResponse]],
     ) -> None:
-        def start(messages: AsyncIterator[PredictStreamRequest]) -> "AsyncIterator[PredictStreamResponse]":
-            return aiter(method(messages))
-
         self.connection = connection
         self.context_ids = itertools.count(1)
         self._start = start
@@ -238,7 +221,7 @@ class AsyncPredictStream:
         await self._requests.close()
 
     def _open(self) -> _AsyncRequests:
-        return AsyncRequestStream(self.connection, self._start, join_predictions, self.connection.max_message_bytes)
+        return AsyncRequestStream(self.connection, self._start, PREDICTIONS, self.connection.max_message_bytes)
 
     async def __aenter__(self) -> Self:
         return self
@@ -326,24 +309,24 @@ class AsyncContext:
     async def _attempt(self, request: PredictRequest, clock: Clock) -> PredictResponse:
         requests = self._stream.live()
         if self._requests is requests:
-            return await requests.ask(streamed_request(self._id, request), clock.left())
+            return await requests.ask(appending(self._id, request), clock.left())
         self._requests, self._id = requests, next(self._stream.context_ids)
-        items = [streamed_request(self._id, each) for each in self._history.before(request)]
+        wanted = [appending(self._id, each) for each in self._history.before(request)]
         left_s = clock.left()
         # All that came before goes out with the request: the server takes one after the other.
-        slots = [requests.send(item, left_s, requests.deadline(left_s)) for item in items]
+        sent = [requests.send(each, left_s, requests.deadline(left_s)) for each in wanted]
         try:
-            return (await asyncio.gather(*slots))[-1]
+            return (await asyncio.gather(*(slot for _, slot in sent)))[-1]
         except BaseException:
-            for item in items:
-                requests.forget(item)
+            for request_id, _ in sent:
+                requests.forget(request_id)
             self._forget()  # nobody knows how much of what came before has been taken
             raise
 
     def _forget(self) -> None:
         requests, self._requests = self._requests, None
         if requests is not None:
-            requests.tell(streamed_request(self._id, None, close_context=True))
+            requests.tell(appending(self._id, None, close_context=True))
 
     async def __aenter__(self) -> Self:
         return self

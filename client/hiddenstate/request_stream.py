@@ -7,22 +7,21 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 import grpc
 
 from hiddenstate.connection import Connection
 from hiddenstate.errors import request_error
-from hiddenstate.outbox import Outbox, StreamedRequest
-from hiddenstate.streaming import ReplyMessage, ResponseT_co, StreamEndedError, ending, milliseconds, no_reply
+from hiddenstate.outbox import Outbox
+from hiddenstate.streaming import ReplyMessage, ResponseT_co, StreamEndedError, ending, no_reply
 from hiddenstate.waiter import Waiter
+from hiddenstate.wire import Envelope
 
 _CLOSE_TIMEOUT_S = 5.0
 
 ResponseT = TypeVar("ResponseT")
-ItemT = TypeVar("ItemT", bound=StreamedRequest)
-MessageT = TypeVar("MessageT")
 
 
 class StreamCall(Iterable[ReplyMessage[ResponseT_co]], Protocol[ResponseT_co]):
@@ -31,14 +30,14 @@ class StreamCall(Iterable[ReplyMessage[ResponseT_co]], Protocol[ResponseT_co]):
     def cancel(self) -> bool: ...
 
 
-class RequestStream(Generic[ItemT, MessageT, ResponseT]):
+class RequestStream(Generic[ResponseT]):
     """A stream for threads: any of them may ask at any time, each waits for its own reply."""
 
     def __init__(
         self,
         connection: Connection,
-        start: Callable[[Iterator[MessageT]], StreamCall[ResponseT]],
-        join: Callable[[Sequence[ItemT]], MessageT],
+        start: Callable[[Iterator[bytes]], StreamCall[ResponseT]],
+        envelope: Envelope,
         most_bytes: int,
     ) -> None:
         """Starts the call.
@@ -46,7 +45,7 @@ class RequestStream(Generic[ItemT, MessageT, ResponseT]):
         Args:
             connection: Where it goes.
             start: Starts the call with an iterator of the messages to send.
-            join: Makes a message of requests.
+            envelope: Makes messages of its requests.
             most_bytes: The largest request that may be sent; one that is larger fails alone.
 
         Raises:
@@ -54,12 +53,12 @@ class RequestStream(Generic[ItemT, MessageT, ResponseT]):
         """
         self.ended: StreamEndedError | None = None
         self._connection = connection
-        self._join = join
+        self._envelope = envelope
         self._closing = self._retiring = False
         self._sent = self._answered = 0  # requests and replies, whether or not somebody waits
         self._ids = itertools.count(1)
         self._pending: dict[int, Waiter[ResponseT]] = {}
-        self._outbox: Outbox[ItemT] = Outbox(most_bytes)
+        self._outbox = Outbox(most_bytes)
         self._idle = False  # whether the writer waits for news
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
         with connection.calling():
@@ -72,7 +71,7 @@ class RequestStream(Generic[ItemT, MessageT, ResponseT]):
         """Whether the server has answered all that it was sent."""
         return self._sent == self._answered and not self._outbox
 
-    def ask(self, item: ItemT, timeout_s: float | None) -> ResponseT:
+    def ask(self, request: bytes, timeout_s: float | None) -> ResponseT:
         """Sends a request and waits for its reply.
 
         Raises:
@@ -80,21 +79,19 @@ class RequestStream(Generic[ItemT, MessageT, ResponseT]):
             StreamEndedError: the stream has ended.
             HiddenstateError: the server refused the request, or it is too large.
         """
-        return self.wait(item.request_id, self.send(item, timeout_s), timeout_s)
+        return self.wait(*self.send(request, timeout_s), timeout_s)
 
-    def send(self, item: ItemT, timeout_s: float | None) -> Waiter[ResponseT]:
-        """Sends a request; `wait` is for its reply."""
+    def send(self, request: bytes, timeout_s: float | None) -> tuple[int, Waiter[ResponseT]]:
+        """Sends a request and returns its number; `wait` is for its reply."""
         waiter: Waiter[ResponseT] = Waiter()
-        item.request_id = request_id = next(self._ids)
-        if timeout_s is not None:
-            item.timeout_ms = milliseconds(timeout_s)
+        request_id = next(self._ids)
         self._pending[request_id] = waiter
         # Looked at only now: either this thread sees the end, or who ends the stream sees the waiter.
         if self.ended is not None:
             self._fail_all(self.ended)
-        self._outbox.append((item, waiter))
+        self._outbox.append((self._envelope.seal(request, request_id, timeout_s), waiter))
         self._wake()
-        return waiter
+        return request_id, waiter
 
     def wait(self, request_id: int, waiter: Waiter[ResponseT], timeout_s: float | None) -> ResponseT:
         """Waits for the reply to a request that was sent. Raises what `ask` does."""
@@ -110,9 +107,9 @@ class RequestStream(Generic[ItemT, MessageT, ResponseT]):
         waiter.leave()
         self._pending.pop(request_id, None)
 
-    def tell(self, item: ItemT) -> None:
+    def tell(self, request: bytes) -> None:
         """Sends a request whose reply does not matter. Does nothing where the stream has ended."""
-        self._outbox.append((item, None))
+        self._outbox.append((self._envelope.seal(request, 0, None), None))
         self._wake()
 
     def close(self, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
@@ -136,12 +133,12 @@ class RequestStream(Generic[ItemT, MessageT, ResponseT]):
     def _is_wanted_end(self) -> bool:
         return self._closing and not self._retiring
 
-    def _messages(self) -> Iterator[MessageT]:
+    def _messages(self) -> Iterator[bytes]:
         while self.ended is None:
             self._let_others_come()
-            if items := self._outbox.take():
-                self._sent += len(items)
-                yield self._join(items)
+            if messages := self._outbox.take():
+                self._sent += len(messages)
+                yield b"".join(messages)
             elif self._closing:
                 return
             else:

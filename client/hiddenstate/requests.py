@@ -13,11 +13,10 @@ from hiddenstate.v1.language_model_pb2 import (
     GenerateRequest,
     PredictRequest,
     ScoreRequest,
-    StreamedPredictRequest,
 )
 from hiddenstate.v1.model_pb2 import GetModelRequest
 from hiddenstate.v1.priority_pb2 import PRIORITY_BULK, PRIORITY_INTERACTIVE
-from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest, StreamedEncodeRequest
+from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
 
 M = TypeVar("M", bound=Message)
 
@@ -56,13 +55,6 @@ def predict_request(
         model_version=model_version,
         priority=_priority(priority),
     )
-
-
-def streamed_request(
-    context_id: int, predict: PredictRequest | None, *, close_context: bool = False
-) -> StreamedPredictRequest:
-    """Wraps a prediction (or none, to only close the context) for a stream, which numbers it."""
-    return StreamedPredictRequest(context_id=context_id, predict=predict, close_context=close_context)
 
 
 def generate_request(
@@ -129,16 +121,6 @@ def score_request(
         model_version=model_version,
         priority=_priority(priority),
     )
-
-
-def streamed_prediction(predict: PredictRequest) -> StreamedPredictRequest:
-    """Wraps a prediction of no context for a stream, which numbers it."""
-    return StreamedPredictRequest(predict=predict)
-
-
-def streamed_encoding(encode: EncodeRequest) -> StreamedEncodeRequest:
-    """Wraps sentences for a stream, which numbers them."""
-    return StreamedEncodeRequest(encode=encode)
 
 
 def fits_one_request(sentences: Sequence[str], batch_size: int) -> bool:

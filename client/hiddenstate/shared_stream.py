@@ -4,13 +4,12 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import grpc
 
 from hiddenstate.connection import Connection
 from hiddenstate.errors import HiddenstateError
-from hiddenstate.outbox import StreamedRequest
 from hiddenstate.request_stream import RequestStream
 from hiddenstate.retries import Retries
 from hiddenstate.rotation import Rotation
@@ -18,8 +17,6 @@ from hiddenstate.streaming import ResponseT_co, StreamEndedError
 
 _CLOSE_TIMEOUT_S = 0.5
 
-RequestT = TypeVar("RequestT")
-ItemT = TypeVar("ItemT", bound=StreamedRequest)
 ResponseT = TypeVar("ResponseT")
 
 
@@ -30,15 +27,14 @@ class LoneCall(Protocol[ResponseT_co]):
     def cancel(self) -> bool: ...
 
 
-class SharedStream(Generic[RequestT, ItemT, ResponseT]):
+class SharedStream(Generic[ResponseT]):
     """Calls that could each go alone, joined on a stream where the server has one."""
 
     def __init__(
         self,
         connection: Connection,
-        open_stream: Callable[[], RequestStream[ItemT, Any, ResponseT]],
-        wrap: Callable[[RequestT], ItemT],
-        alone: Callable[[RequestT, float | None], LoneCall[ResponseT]],
+        open_stream: Callable[[], RequestStream[ResponseT]],
+        alone: Callable[[bytes, float | None], LoneCall[ResponseT]],
         retried: Collection[grpc.StatusCode],
     ) -> None:
         """Opens nothing yet.
@@ -46,19 +42,17 @@ class SharedStream(Generic[RequestT, ItemT, ResponseT]):
         Args:
             connection: Where calls go.
             open_stream: Opens a stream.
-            wrap: Makes of a request what goes over a stream.
-            alone: Makes a call of its own of a request, with a timeout in seconds.
+            alone: Makes a call of its own of a streamed request, with a timeout in seconds.
             retried: The codes that another attempt may mend.
         """
         self.connection = connection
-        self.wrap = wrap
         self.alone = alone
         self.retried = retried
         self.is_offered = True  # whether the server has such streams, as far as is known
         self._opening = threading.Lock()
         self._rotation = Rotation(open_stream, connection.endpoints.streams)
 
-    def ask(self, request: RequestT, timeout_s: float | None) -> ResponseT:
+    def ask(self, request: bytes, timeout_s: float | None) -> ResponseT:
         """Sends a request and waits for its reply.
 
         Raises:
@@ -66,7 +60,7 @@ class SharedStream(Generic[RequestT, ItemT, ResponseT]):
         """
         return self.begin(request, timeout_s).result()
 
-    def begin(self, request: RequestT, timeout_s: float | None) -> "SharedCall[RequestT, ItemT, ResponseT]":
+    def begin(self, request: bytes, timeout_s: float | None) -> "SharedCall[ResponseT]":
         """Sends a request whose reply is taken later.
 
         Raises:
@@ -74,7 +68,7 @@ class SharedStream(Generic[RequestT, ItemT, ResponseT]):
         """
         return SharedCall(self, request, timeout_s)
 
-    def live(self) -> RequestStream[ItemT, Any, ResponseT]:
+    def live(self) -> RequestStream[ResponseT]:
         """Returns the stream whose turn it is, open."""
         place = self._rotation.turn()
         if (stream := self._rotation.live(place)) is not None:
@@ -94,12 +88,10 @@ class SharedStream(Generic[RequestT, ItemT, ResponseT]):
                 stream.abandon()
 
 
-class SharedCall(Generic[RequestT, ItemT, ResponseT]):
+class SharedCall(Generic[ResponseT]):
     """One request, until its reply is taken."""
 
-    def __init__(
-        self, shared: SharedStream[RequestT, ItemT, ResponseT], request: RequestT, timeout_s: float | None
-    ) -> None:
+    def __init__(self, shared: SharedStream[ResponseT], request: bytes, timeout_s: float | None) -> None:
         self._shared = shared
         self._request = request
         self._timeout_s = timeout_s
@@ -120,7 +112,7 @@ class SharedCall(Generic[RequestT, ItemT, ResponseT]):
         while True:
             try:
                 if self._alone is None:
-                    return self._stream.wait(self._item.request_id, self._waiter, self._timeout_s)
+                    return self._stream.wait(self._request_id, self._waiter, self._timeout_s)
                 with self._shared.connection.calling():
                     return self._alone.result()
             except (StreamEndedError, HiddenstateError) as error:
@@ -132,12 +124,11 @@ class SharedCall(Generic[RequestT, ItemT, ResponseT]):
         if self._alone is not None:
             self._alone.cancel()
         else:
-            self._stream.leave(self._item.request_id, self._waiter)
+            self._stream.leave(self._request_id, self._waiter)
 
     def _send(self) -> None:
-        self._item = self._shared.wrap(self._request)
         self._stream = self._shared.live()
-        self._waiter = self._stream.send(self._item, self._timeout_s)
+        self._request_id, self._waiter = self._stream.send(self._request, self._timeout_s)
 
     def _call_alone(self) -> None:
         if self._alone is None:

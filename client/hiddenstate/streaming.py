@@ -17,9 +17,6 @@ from hiddenstate.errors import (
 )
 from hiddenstate.v1.usage_pb2 import RequestError
 
-_MOST_MS = 2**32 - 1
-_MOST_S = 4e6  # 46 days
-
 ResponseT_co = TypeVar("ResponseT_co", covariant=True)
 
 
@@ -81,8 +78,3 @@ def ending(cause: grpc.RpcError | None, connection: Connection, *, closing: bool
 def no_reply(connection: Connection) -> DeadlineError:
     """Returns the error of a call whose time is up."""
     return DeadlineError(f"no reply from {connection.address} in time; allow more with timeout_s")
-
-
-def milliseconds(seconds: float) -> int:
-    """Returns whole milliseconds for the wire, rounded up: 0 would be no time at all."""
-    return int(seconds * 1000) + 1 if 0 < seconds < _MOST_S else _MOST_MS if seconds > 0 else 1

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 from client.fake_server import USAGE, FakeServer, RunningServer, predicted
 from hiddenstate import (
     CallCancelledError,
+    Candidate,
     Client,
     DeadlineError,
     FinishReason,
@@ -33,6 +35,15 @@ def test_a_prediction_has_candidates_with_probabilities_and_what_it_cost(client:
     assert prediction.state is None
     assert (prediction.model, prediction.model_version) == ("english-lm", "1")
     assert prediction.usage == Usage(tokens_computed=4, tokens_reused=3, queue_time_us=20, compute_time_us=1000)
+
+
+def test_a_candidate_is_what_its_constructor_makes(client: Client) -> None:
+    (candidate,) = client.predict("I", top_k=1).candidates
+    assert candidate == Candidate("I+0", candidate.log_prob, 0)
+    assert candidate.log_prob == pytest.approx(math.log(0.5))
+    assert candidate in {dataclasses.replace(candidate)}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        candidate.word = "you"  # type: ignore[misc]
 
 
 def test_five_candidates_are_asked_for_unless_told_otherwise(client: Client) -> None:

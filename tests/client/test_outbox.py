@@ -6,23 +6,21 @@ import pytest
 
 from hiddenstate import MessageTooLargeError
 from hiddenstate.outbox import Outbox
-from hiddenstate.v1.language_model_pb2 import PredictRequest, StreamedPredictRequest
 
 
-def outbox(sizes: list[int], most_bytes: int = 2**30) -> tuple[Outbox[StreamedPredictRequest], list[Future[None]]]:
-    waiting: Outbox[StreamedPredictRequest] = Outbox(most_bytes)
+def outbox(sizes: list[int], most_bytes: int = 2**30) -> tuple[Outbox, list[Future[None]]]:
+    waiting = Outbox(most_bytes)
     senders: list[Future[None]] = []
     for number, size in enumerate(sizes, start=1):
         senders.append(Future())
-        item = StreamedPredictRequest(request_id=number, predict=PredictRequest(text="x" * size))
-        waiting.append((item, senders[-1]))
+        waiting.append((f"{number} {'x' * size}".encode(), senders[-1]))
     return waiting, senders
 
 
-def taken(waiting: Outbox[StreamedPredictRequest]) -> list[list[int]]:
+def taken(waiting: Outbox) -> list[list[int]]:
     messages = []
-    while items := waiting.take():
-        messages.append([item.request_id for item in items])
+    while requests := waiting.take():
+        messages.append([int(request.split()[0]) for request in requests])
     return messages
 
 

@@ -1,16 +1,16 @@
 """How a stream gathers requests, seen from the messages that gRPC takes from it."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from hiddenstate.connection import Connection
 from hiddenstate.request_stream import RequestStream
+from hiddenstate.streamed_requests import PREDICTIONS, appending
 from hiddenstate.v1.language_model_pb2 import (
     PredictRequest,
     PredictResponse,
     PredictStreamRequest,
     PredictStreamResponse,
-    StreamedPredictRequest,
 )
 
 
@@ -18,10 +18,10 @@ class Taker:
     """Stands for the running call: the test takes the messages itself, and no reply comes."""
 
     def __init__(self) -> None:
-        self.messages: Iterator[PredictStreamRequest] = iter(())
+        self.messages: Iterator[bytes] = iter(())
         self._cancelled = threading.Event()
 
-    def start(self, messages: Iterator[PredictStreamRequest]) -> "Taker":
+    def start(self, messages: Iterator[bytes]) -> "Taker":
         self.messages = messages
         return self
 
@@ -34,20 +34,16 @@ class Taker:
         return True
 
 
-def join(requests: Sequence[StreamedPredictRequest]) -> PredictStreamRequest:
-    return PredictStreamRequest(requests=requests)
+def open_stream(taker: Taker) -> RequestStream[PredictResponse]:
+    return RequestStream(Connection("127.0.0.1:1", None), taker.start, PREDICTIONS, 2**20)
 
 
-def open_stream(taker: Taker) -> RequestStream[StreamedPredictRequest, PredictStreamRequest, PredictResponse]:
-    return RequestStream(Connection("127.0.0.1:1", None), taker.start, join, 2**20)
+def request(context_id: int, text: str = "") -> bytes:
+    return appending(context_id, PredictRequest(text=text))
 
 
-def request(context_id: int, text: str = "") -> StreamedPredictRequest:
-    return StreamedPredictRequest(context_id=context_id, predict=PredictRequest(text=text))
-
-
-def context_ids(message: PredictStreamRequest) -> list[int]:
-    return [request.context_id for request in message.requests]
+def context_ids(message: bytes) -> list[int]:
+    return [request.context_id for request in PredictStreamRequest.FromString(message).requests]
 
 
 def test_a_lone_request_leaves_at_once() -> None:
@@ -83,7 +79,7 @@ def test_no_message_has_more_than_1024_requests() -> None:
     stream = open_stream(taker)
     for context_id in range(1, 1031):
         stream.tell(request(context_id))
-    assert [len(next(taker.messages).requests) for _ in range(2)] == [1024, 6]
+    assert [len(context_ids(next(taker.messages))) for _ in range(2)] == [1024, 6]
     taker.cancel()
 
 
