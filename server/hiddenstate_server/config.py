@@ -98,7 +98,7 @@ class EngineSettings:
         "Whether to measure at start how many batches at a time, on how many threads, go fastest.",
     )
     max_batch: int = setting(
-        64,
+        128,
         "Model execution",
         "Most contexts or sentences in one model run. On CPUs at most 32 sentences go together.",
         minimum=1,

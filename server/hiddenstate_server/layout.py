@@ -38,13 +38,17 @@ class Runner(Protocol):
 R = TypeVar("R", bound=Runner)
 
 
-def default_layout(provider: Provider, *, cores: int, runners: int, threads: int) -> Layout:
+def default_layout(provider: Provider, *, cores: int, runners: int, threads: int, steps: bool = False) -> Layout:
     """Returns the layout for so many cores (0: all that the process may use); what is not 0 is as given.
 
     All cores get a batch of their own, up to eight: a small recurrent step gains little from several threads, and while
-    one batch is computed the callers of another are answered. A GPU takes one batch after the other.
+    one batch is computed the callers of another are answered. A model that `steps` reads all its weights for a token of
+    each context, so where there are two cores both work on one large batch: some 20 % faster, and no context waits for
+    two (benchmarks: step, contexts). A GPU takes one batch after the other.
     """
     cores = cores or available_cores()
+    if steps and cores == 2 and provider.name == CPU and not (runners or threads):
+        return Layout(runners=1, threads=2)
     threads = threads or max(1, min(4, cores // _MOST_RUNNERS))
     if not runners:
         runners = max(1, min(_MOST_RUNNERS, cores // threads)) if provider.name == CPU else 1

@@ -77,6 +77,14 @@ def test_each_core_has_a_batch_of_its_own_up_to_eight_and_then_threads(
     assert default_layout(HERE, cores=cores, runners=0, threads=0) == expected
 
 
+def test_two_cores_take_one_step_together_unless_told() -> None:
+    assert default_layout(HERE, cores=2, runners=0, threads=0, steps=True) == (1, 2)
+    assert default_layout(HERE, cores=2, runners=2, threads=0, steps=True) == (2, 1)
+    assert default_layout(HERE, cores=2, runners=0, threads=1, steps=True) == (2, 1)
+    assert default_layout(HERE, cores=4, runners=0, threads=0, steps=True) == (4, 1)
+    assert default_layout(GPU, cores=2, runners=0, threads=0, steps=True) == (1, 1)
+
+
 def test_without_a_number_of_cores_those_count_that_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     say_cores(monkeypatch, 3)
     assert default_layout(HERE, cores=0, runners=0, threads=0) == (3, 1)

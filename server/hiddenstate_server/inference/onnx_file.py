@@ -4,7 +4,6 @@ Of ONNX's schema (onnx.proto, which only ever grows) just the few messages are d
 stand; all other fields are unknown ones and skipped. So the server needs no further package.
 """
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -55,7 +54,7 @@ def _read(path: Path) -> message.Message:
     try:
         if not path.is_file():
             raise BundleError(f"{path}: is missing, or is no file")
-        model = _model_class()()
+        model = _MODEL()
         model.ParseFromString(path.read_bytes())
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
@@ -87,7 +86,6 @@ def _locations(part: Any) -> Iterator[str]:
             yield from _locations(child)
 
 
-@functools.cache
 def _model_class() -> type[message.Message]:
     file = descriptor_pb2.FileDescriptorProto(name="onnx_part.proto", package="onnx_part", syntax="proto2")
     for name, fields in _SCHEMA.items():
@@ -108,3 +106,7 @@ def _field(name: str, number: int, kind: str, repeated: bool) -> descriptor_pb2.
     else:
         field.type, field.type_name = field.TYPE_MESSAGE, f".onnx_part.{kind}"
     return field
+
+
+# Made once, with the module: threads load models side by side, and each would make its own.
+_MODEL = _model_class()

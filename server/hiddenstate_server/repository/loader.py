@@ -113,7 +113,13 @@ class Loader:
 
     def _load_runner(self, kind: type[R], bundle: Bundle, folder: Path, provider: Provider) -> tuple[R, Layout]:
         settings = self._settings
-        layout = default_layout(provider, cores=settings.cores, runners=settings.runners, threads=settings.threads)
+        layout = default_layout(
+            provider,
+            cores=settings.cores,
+            runners=settings.runners,
+            threads=settings.threads,
+            steps=kind is LanguageModelRunner,
+        )
 
         def load(variant: VariantName, threads: int) -> R:
             return kind(bundle, folder, variant=variant, provider=provider, threads=threads)

@@ -25,7 +25,7 @@ from tensor_serving import load, served
 @pytest.mark.parametrize("make", [tagger, times_factor, stateful_lstm])
 async def test_rows_go_together_where_they_answer_alike(make: Callable[[Path], Path], tmp_path: Path) -> None:
     async with served(make(tmp_path)) as model:
-        assert model.max_batch_size == 64
+        assert model.max_batch_size == 128
         assert model.batching.reason == "a row gives the same alone and beside others"
 
 
@@ -125,7 +125,7 @@ async def test_a_graph_that_cannot_be_tried_says_what_to_declare_and_the_declare
     async with served(write("auto")) as model:
         assert "cannot be tried (say shape and range of inputs in config.toml)" in model.batching.reason
     async with served(write("range", "[inputs.ids]\nrange = [1000, 1049]")) as model:
-        assert model.max_batch_size == 64
+        assert model.max_batch_size == 128
 
 
 async def test_the_batch_may_be_on_the_second_axis_which_callers_are_not_told_as_a_batch(tmp_path: Path) -> None:
@@ -138,6 +138,6 @@ async def test_the_batch_may_be_on_the_second_axis_which_callers_are_not_told_as
         config="[inputs.x]\nbatch_axis = 1\n[outputs.y]\nbatch_axis = 1",
     )
     async with served(folder) as model:
-        assert (model.max_batch_size, model.batching.max_batch) == (0, 64)
+        assert (model.max_batch_size, model.batching.max_batch) == (0, 128)
         answer = await model.infer({"x": np.ones((3, 5, 2), np.float32)})
         assert answer["y"][:, 4, 1].tolist() == [1, 2, 3]

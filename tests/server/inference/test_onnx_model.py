@@ -136,7 +136,7 @@ async def test_calls_that_wait_together_run_together_as_far_as_their_shapes_agre
         (ids(), "input 'ids': has shape [], [any, any] is due"),
         (ids(0, 2), "input 'ids': has shape [0, 2], axis 0 is empty"),
         (ids(2, 0), "input 'ids': has shape [2, 0], axis 1 is empty"),
-        (ids(65, 1), "inputs: have 65 rows, m takes 64 at a time; send them in several calls"),
+        (ids(129, 1), "inputs: have 129 rows, m takes 128 at a time; send them in several calls"),
         ({"ids": np.array([[1, 20]])}, "inputs: the model cannot be run with their values: indices element out of"),
         ({"ids": np.array([[1, -(2**63)]])}, "inputs: the model cannot be run with their values: indices element out"),
     ],
@@ -513,7 +513,7 @@ async def test_a_state_may_grow_and_is_counted_as_it_does(tmp_path: Path) -> Non
         f"[sequences]\nmax_bytes = {OVERHEAD_BYTES + 12}"
     )
     async with served(memory_of_all(tmp_path, config=config)) as model:
-        assert model.max_batch_size == 64
+        assert model.max_batch_size == 128
         numbers = floats([[[1], [2]]])
         assert (await model.infer({"x": numbers}, sequence=first()))["total"].tolist() == [[3]]
         assert model.sequences.bytes == OVERHEAD_BYTES + 8

@@ -131,8 +131,8 @@ async def test_a_step_after_the_end_is_refused(tensors_wire: Wire) -> None:
 
 TEXT_CASES: list[tuple[str, dict[str, Any], str]] = [
     ("tiny-lm", {"text": [b"\xff"]}, "input 'text': element 0 is not UTF-8"),
-    ("tiny-lm", {"text": []}, "the batch has 0 rows; one request may have 1 to 64"),
-    ("tiny-lm", {"text": ["I"] * 65}, "the batch has 65 rows; one request may have 1 to 64"),
+    ("tiny-lm", {"text": []}, "the batch has 0 rows; one request may have 1 to 128"),
+    ("tiny-lm", {"text": ["I"] * 129}, "the batch has 129 rows; one request may have 1 to 128"),
     ("tiny-lm", {"text": ["I", "you"], "prefix": ["t"]}, "inputs differ in their batch"),
     ("tiny-lm", {"text": ["I"], "top_k": np.zeros(1, np.int32)}, "top_k: is 0"),
     ("tiny-lm", {"text": ["I"], "top_k": np.ones((1, 2), np.int32)}, "shape is [1, 2], the model takes [-1, 1]"),

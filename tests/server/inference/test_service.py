@@ -106,7 +106,7 @@ async def test_the_configuration_tells_how_a_model_is_batched(tensors_wire: Wire
     stub = tensors_wire.inference
     config = (await stub.ModelConfig(messages.ModelConfigRequest(name="scale", version="1"))).config
     assert (config.name, config.platform, config.backend) == ("scale", "onnxruntime_onnx", "onnxruntime")
-    assert config.max_batch_size == 64
+    assert config.max_batch_size == 128
     assert config.HasField("dynamic_batching")
     assert [(each.name, each.data_type, list(each.dims)) for each in config.input] == [("x", messages.TYPE_FP32, [4])]
     assert [(each.name, each.data_type, list(each.dims)) for each in config.output] == [("y", messages.TYPE_FP32, [4])]
