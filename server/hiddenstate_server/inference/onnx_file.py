@@ -54,7 +54,7 @@ def _read(path: Path) -> message.Message:
     try:
         if not path.is_file():
             raise BundleError(f"{path}: is missing, or is no file")
-        model = _MODEL()
+        model = _CLASSES["Model"]()
         model.ParseFromString(path.read_bytes())
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
@@ -86,7 +86,7 @@ def _locations(part: Any) -> Iterator[str]:
             yield from _locations(child)
 
 
-def _model_class() -> type[message.Message]:
+def _classes() -> dict[str, type[message.Message]]:
     file = descriptor_pb2.FileDescriptorProto(name="onnx_part.proto", package="onnx_part", syntax="proto2")
     for name, fields in _SCHEMA.items():
         described = file.message_type.add(name=name)
@@ -94,7 +94,7 @@ def _model_class() -> type[message.Message]:
             described.field.append(_field(field, number, kind, repeated))
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("onnx_part.Model"))
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"onnx_part.{name}")) for name in _SCHEMA}
 
 
 def _field(name: str, number: int, kind: str, repeated: bool) -> descriptor_pb2.FieldDescriptorProto:
@@ -108,5 +108,6 @@ def _field(name: str, number: int, kind: str, repeated: bool) -> descriptor_pb2.
     return field
 
 
-# Made once, with the module: threads load models side by side, and each would make its own.
-_MODEL = _model_class()
+# All of them, made once and never let go of: protobuf remembers the class of a message that stands in another one only
+# weakly, and gives a thread what the garbage collector is taking apart in another (a segmentation fault).
+_CLASSES: Final = _classes()

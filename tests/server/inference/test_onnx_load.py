@@ -1,8 +1,10 @@
 """What a model folder says wrong is refused while loading, in one line that says what to change."""
 
 import asyncio
+import gc
 import os
 import re
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from onnx import TensorProto, helper, load_model, numpy_helper, save
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import BundleError
 from hiddenstate_server.inference.onnx_config import load_config
+from hiddenstate_server.inference import onnx_file
 from hiddenstate_server.inference.onnx_file import external_files
 from hiddenstate_server.inference.onnx_model import OnnxModel
 from hiddenstate_server.metrics import Metrics
@@ -252,3 +255,12 @@ async def test_a_state_that_would_never_have_room_is_refused_before_one_is_made(
         tmp_path, [node("Identity", ["x"], ["y"]), node("Identity", ["sum"], ["next_sum"])], *ports, config=ONE_STATE
     )
     assert_refused(tmp_path, "state: a sequence of one row has 4,000,000,000,000 bytes, and all sequences may have")
+
+
+async def test_classes_of_messages_in_messages_outlive_the_garbage_collector(tmp_path: Path) -> None:
+    # Else a thread may be given a class that another one's collection takes apart: the process ends.
+    model: Any = onnx_file._read(tagger(tmp_path) / "model.onnx")
+    classes = [weakref.ref(type(model.graph)), weakref.ref(type(model.graph.node[0]))]
+    del model
+    gc.collect()
+    assert all(each() for each in classes)
