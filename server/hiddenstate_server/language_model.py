@@ -13,6 +13,7 @@ from hiddenstate_server.errors import InvalidRequestError
 from hiddenstate_server.generation import GenerateOptions, GenerationPlanner
 from hiddenstate_server.iteration import Iteration
 from hiddenstate_server.iteration_queue import IterationQueue
+from hiddenstate_server.layout import Layout, available_cores
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.prediction import PredictOptions, Predictor, account, usage
 from hiddenstate_server.prefix_cache import PrefixCache
@@ -44,7 +45,7 @@ class LanguageModel:
         runner: LanguageModelRunner,
         *,
         provider: str,
-        runners: int,
+        layout: Layout,
         settings: EngineSettings,
         cache: PrefixCache,
         state_keys: ReadStateKeys = unsealed,
@@ -94,10 +95,11 @@ class LanguageModel:
             ).run,
             admission=admission_for(settings)(
                 max_waiting_tokens=settings.max_waiting_tokens,
-                full_batch=runners * settings.max_batch,
+                full_batch=layout.runners * settings.max_batch,
                 refusals=queue.refusals,
             ),
-            runners=runners,
+            runners=layout.runners,
+            cores=0 if layout.threads > 1 else settings.cores or available_cores(),
             loop=loop,
             metrics=metrics,
             trial=lambda: runner.trial(1),

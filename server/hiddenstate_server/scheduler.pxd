@@ -11,9 +11,9 @@ cdef class Work:
 
 cdef class Scheduler:
     cdef public Admission _admission
-    cdef public object _idle, _dropped, _queue, _tracing, _step, _loop, _inbox, _turn, trial, name
+    cdef public object _idle, _dropped, _queue, _tracing, _step, _loop, _inbox, _turn, _parked, _spare, trial, name
     cdef public list _outbox, _running, _threads
-    cdef public Py_ssize_t _arrivals, _held, failures
+    cdef public Py_ssize_t _arrivals, _held, _active, failures
     cdef public bint _draining
 
     @cython.locals(work=Work, now=double)
@@ -23,6 +23,8 @@ cdef class Scheduler:
     cpdef _tell(self, list news)
     @cython.locals(work=Work)
     cdef bint _receive(self) except -1
+    @cython.locals(runners=Py_ssize_t)
+    cdef Py_ssize_t _runners(self) except -1
     @cython.locals(work=Work, now=double, unwanted=Py_ssize_t)
     cdef _wanted(self, batch)
     @cython.locals(work=Work, started_at=double, finished_at=double, batch_s=double)

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from hiddenstate_server.admission import Admission
 from hiddenstate_server.errors import DeadlineError, ModelFailedError, ServingError, ShuttingDownError
 from hiddenstate_server.metrics import Metrics
+from hiddenstate_server.spare_cores import spare_cores
 
 _NICE = 3
 
@@ -108,9 +109,13 @@ class Scheduler:
         loop: asyncio.AbstractEventLoop,
         metrics: Metrics,
         runners: int = 1,
+        cores: int = 0,
         trial: Callable[[], object] | None = None,
     ) -> None:
-        """`trial` runs the model with what is known to be good, on any thread, and raises what that does."""
+        """With `cores` given, no more runners compute at a time than find a core beside all else.
+
+        `trial` runs the model with what is known to be good, on any thread, and raises what that does.
+        """
         self._admission = admission  # this and the next four belong to the event loop
         self._arrivals = 0
         self._outbox: list[Work] = []  # submitted in this turn of the loop
@@ -124,7 +129,9 @@ class Scheduler:
         self._loop = loop
         self._inbox: queue.SimpleQueue[Sequence[Work] | None] = queue.SimpleQueue()  # None closes
         self._turn = threading.Lock()  # held by the runner that takes
-        self._held = 0  # work in the queue; belongs to the runner whose turn it is
+        self._held = 0  # work in the queue; this and the next belong to the runner whose turn it is
+        self._active = runners  # threads that are not parked
+        self._parked = threading.Semaphore(0)  # where those wait that would find no core
         # What each thread computes and since when, for those who watch; each entry is one thread's.
         self._running: list[tuple[float, Sequence[Work]] | None] = [None] * runners
         self.failures = 0  # batches that failed since one did not; threads may lose each other's count
@@ -134,8 +141,10 @@ class Scheduler:
             threading.Thread(target=self._run, args=(number,), name=f"run-{number}-{model}-{version}", daemon=True)
             for number in range(runners)
         ]
-        for thread in self._threads:
-            thread.start()
+        with self._turn:  # none begins before it is known how many may
+            for thread in self._threads:
+                thread.start()
+            self._spare = spare_cores(cores, self._threads) if cores and runners > 1 else None
 
     @property
     def waiting_requests(self) -> int:
@@ -296,13 +305,29 @@ class Scheduler:
             del batch, live, news, again  # an idle thread shall hold no answers, nor the model that they came from
 
     def _take(self) -> list[Work] | None:
-        """Returns the next batch, waiting while there is nothing to do; None once closed."""
-        with self._turn:
-            if not self._receive():
-                return None
-            batch: list[Work] = self._queue.take(len(self._threads))
-            self._held -= len(batch)
-            return batch
+        """Returns the next batch, waiting while there is nothing to do or no core to do it on; None once closed."""
+        while True:
+            with self._turn:
+                if not self._receive():
+                    self._parked.release(len(self._threads))
+                    return None
+                runners = self._runners()
+                if self._active <= runners:
+                    batch: list[Work] = self._queue.take(runners)
+                    self._held -= len(batch)
+                    return batch
+                self._active -= 1
+            self._parked.acquire()
+
+    def _runners(self) -> int:
+        """Returns how many threads may compute at a time, and wakes parked ones of which there are too few."""
+        if self._spare is None:
+            return len(self._threads)
+        runners = self._spare.runners()
+        while self._active < runners:
+            self._active += 1
+            self._parked.release()
+        return runners
 
     def _receive(self) -> bool:
         """Moves the inbox to the queue, waiting while that is empty. False once closed."""

@@ -10,6 +10,7 @@ import numpy as np
 from hiddenstate_server.bundle import Bundle
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import InvalidRequestError
+from hiddenstate_server.layout import Layout, available_cores
 from hiddenstate_server.length_queue import LengthQueue
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.providers import CPU
@@ -40,7 +41,7 @@ class SentenceEncoder:
         runner: EncoderRunner,
         *,
         provider: str,
-        runners: int,
+        layout: Layout,
         settings: EngineSettings,
         metrics: Metrics,
         loop: asyncio.AbstractEventLoop,
@@ -68,10 +69,11 @@ class SentenceEncoder:
             step=EncodeStep(runner, model=bundle.name, version=bundle.version, metrics=metrics).run,
             admission=admission_for(settings)(
                 max_waiting_tokens=settings.max_waiting_tokens,
-                full_batch=runners * max_batch,
+                full_batch=layout.runners * max_batch,
                 refusals=queue.refusals,
             ),
-            runners=runners,
+            runners=layout.runners,
+            cores=0 if layout.threads > 1 else settings.cores or available_cores(),
             loop=loop,
             metrics=metrics,
             trial=lambda: runner.trial(1),

@@ -258,6 +258,40 @@ async def test_waiting_and_computing_are_told_apart(scheduler: Scheduler, gate: 
     assert second.finished_at >= first.finished_at
 
 
+class Cores:
+    """Finds as many cores for the runners as the test says."""
+
+    def __init__(self, runners: int) -> None:
+        self.free = runners
+
+    def runners(self) -> int:
+        return self.free
+
+
+async def test_a_runner_that_finds_no_core_waits_until_there_is_one(gate: Gate) -> None:
+    scheduler, cores = make_scheduler(gate, runners=2), Cores(1)
+    scheduler._spare = cores  # type: ignore[assignment]
+    tasks = [asyncio.create_task(scheduler.run(Turns(size=1)))]
+    await gate.wait_entered()  # the one that may
+    tasks += [asyncio.create_task(scheduler.run(Turns(size=1))) for _ in range(3)]
+    for _ in range(2):  # they are submitted, and handed over
+        await asyncio.sleep(0)
+    gate.open.release()
+    await gate.wait_entered()
+    assert [len(batch) for batch in gate.batches] == [1, 3]
+    cores.free = 2
+    gate.open.release()
+    await asyncio.gather(*tasks)
+    tasks = [asyncio.create_task(scheduler.run(Turns(size=1)))]
+    await gate.wait_entered()
+    tasks.append(asyncio.create_task(scheduler.run(Turns(size=1))))
+    await gate.wait_entered()  # beside the first
+    gate.open.release(2)
+    await asyncio.gather(*tasks)
+    cores.free = 1
+    scheduler.close()
+
+
 @pytest.mark.parametrize("runners", [2, 3])
 async def test_each_runner_thread_computes_a_batch_and_is_told_who_shares(gate: Gate, runners: int) -> None:
     queue = Queue()

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, load_model, numpy_helper, save
 
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import BundleError
-from hiddenstate_server.inference.onnx_config import load_config
 from hiddenstate_server.inference import onnx_file
+from hiddenstate_server.inference.onnx_config import load_config
 from hiddenstate_server.inference.onnx_file import external_files
 from hiddenstate_server.inference.onnx_model import OnnxModel
 from hiddenstate_server.metrics import Metrics
