@@ -32,13 +32,11 @@ class Bench:
     profile: Profile | None = None
 
     def serve(
-        self, stack: ExitStack, name: Name, *options: str, variant: VariantName | None = None
+        self, stack: ExitStack, name: Name, *options: str, variant: VariantName | None = None, interpreted: bool = False
     ) -> processes.Serving:
         """Starts hiddenstate with a model until the stack ends."""
-        variant = variant or self.variant
-        return stack.enter_context(
-            processes.hiddenstate(self.models[name], "--variant", variant, *self.serve_options, *options)
-        )
+        options = ("--variant", variant or self.variant, *self.serve_options, *options)
+        return stack.enter_context(processes.hiddenstate(self.models[name], *options, interpreted=interpreted))
 
     def load(self, server: processes.Serving, **more: object) -> Run:
         """Returns a load on a server, to be measured each round."""

@@ -44,9 +44,13 @@ def server(command: Sequence[str], **environment: str) -> Iterator[Serving]:
             _stop(process)
 
 
-def hiddenstate(models: Path, *options: str) -> AbstractContextManager[Serving]:
-    """Starts `hiddenstate serve` on a free port."""
+def hiddenstate(models: Path, *options: str, interpreted: bool = False) -> AbstractContextManager[Serving]:
+    """Starts `hiddenstate serve` on a free port; `interpreted` has it run sources where there are compiled modules."""
     command = "from benchmarks.cpu import name_threads; name_threads(); from hiddenstate.cli import main; main()"
+    if interpreted:
+        command = (
+            f"import sys; sys.path.append('tests'); from interpreted import prefer_sources; prefer_sources(); {command}"
+        )
     arguments = ["serve", "--models", str(models)]
     return server(
         [sys.executable, "-c", command, *arguments, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", *options]

@@ -21,6 +21,7 @@ from benchmarks.profile import Profile
 from benchmarks.report import aims_table, replace_section, table, threads_table
 from benchmarks.results import Aim, Outcome, Row
 from hiddenstate_server.bundle import VariantName
+from hiddenstate_server.engine_build import engine
 
 
 @click.command()
@@ -60,7 +61,7 @@ def main(
     """Measure CASES, all of them if none is named. Installs its peers into .venv-bench the first time."""
     if not no_peers:
         peers.install()
-    click.echo(f"{machine()}\n{versions()}")
+    click.echo(f"{machine()}\n{versions()}, the server {engine()}")
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(
             models=write_bundles(models or Path(scratch), seed),
@@ -100,7 +101,8 @@ def _write(page: Path, rows: Sequence[Row], aims: Sequence[Aim], bench: Bench) -
     text = f"""## Serving, {bench.variant}
 
 `python -m benchmarks.serving --variant {bench.variant}`: {how}.
-Contenders in turn, medians over the rounds. {machine()}; servers and load share these cores. {versions()}.
+Contenders in turn, medians over the rounds. {machine()}; servers and load share these cores. {versions()}, the
+server {engine()}.
 
 ![Rates as shares of the in-process bound, and every aim]({image.name})
 

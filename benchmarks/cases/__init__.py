@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from benchmarks.bench import Bench
+from benchmarks.cases.compiled import compiled_contexts, compiled_sentences
 from benchmarks.cases.memory import idle_contexts
 from benchmarks.cases.next_word import cached_prefix, contexts, mixed, step
 from benchmarks.cases.overload import overload, overload_stream
@@ -24,5 +25,7 @@ CASES: dict[str, Callable[[Bench], Outcome]] = {
         overload_stream,
         idle_contexts,
         start,
+        compiled_contexts,
+        compiled_sentences,
     )
 }
