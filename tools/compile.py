@@ -9,6 +9,7 @@ compiling needs is missing, where else the server runs interpreted.
 import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -69,7 +70,7 @@ def compile_changed(root: Path) -> None:
     digests = {source: digest(root, source) for source in due}  # before: who edits meanwhile has to compile again
     try:
         check_tools()
-        print(f"Compiling of the server: {', '.join(source.stem for source in due)}", file=sys.stderr)
+        print(f"Compiling modules of the server: {', '.join(source.stem for source in due)}", file=sys.stderr)
         remove(root, due)
         with contextlib.chdir(root):
             _build(due)
@@ -100,6 +101,7 @@ def main() -> None:
     if wanted == "0":
         remove(ROOT)
         return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # else setuptools goes on with what it has begun
     try:
         compile_changed(ROOT)
     except CannotCompileError as error:

@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -147,6 +148,22 @@ def test_nothing_stays_compiled_where_one_module_cannot_be(compiled: Path, decla
     assert said in failed.stderr
     assert "CompilationError: " in failed.stderr
     assert list(compiled.rglob("*.so")) == []
+
+
+@pytest.mark.usefixtures("compiler")
+def test_who_interrupts_it_waits_for_no_other_module_and_sees_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    (root / "tools").mkdir()
+    for name in ("compile.py", "compiled_modules.py"):
+        (root / "tools" / name).write_bytes((REPOSITORY / "tools" / name).read_bytes())
+    interrupting = root / "cc"
+    interrupting.write_text('#!/bin/sh\ncase "$*" in *probe.c*) exec touch probe.o ;; esac\nkill -INT $PPID\n')
+    interrupting.chmod(0o755)
+    monkeypatch.setenv("CC", str(interrupting))
+    interrupted = run(sys.executable, "-m", "tools.compile", cwd=root)
+    assert interrupted.returncode == -signal.SIGINT
+    assert interrupted.stderr.splitlines() == ["Compiling modules of the server: family, other, tally"]
 
 
 @pytest.mark.parametrize("command", ["false", "no-such-compiler"])
