@@ -88,7 +88,7 @@ def _compiled(root: Path) -> set[Path]:
 def _read(root: Path) -> dict[str, str]:
     try:
         record: dict[str, str] = json.loads((root / _RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, json.JSONDecodeError):  # none yet, or none that was written to its end
         return {}
     return record
 

@@ -93,6 +93,7 @@ def test_what_is_as_it_was_compiled_is_fresh_whatever_its_time(compiled: Path) -
         (lambda root: (root / TALLY.with_suffix(SUFFIX)).unlink(), [TALLY]),  # all are compiled or none is
         (lambda root: (root / OTHER.with_suffix(".pxd")).unlink(), [OTHER]),  # Python imports it all the same
         (lambda root: (root / "build/compiled.json").unlink(), [FAMILY, OTHER, TALLY]),
+        (lambda root: (root / "build/compiled.json").write_text("{"), [FAMILY, OTHER, TALLY]),  # a full disk
     ],
 )
 def test_what_is_no_longer_as_it_was_compiled_is_stale(
