@@ -115,7 +115,7 @@ $(VENV)/bin/pip:
 $(CAN_SERVE): pyproject.toml | $(VENV)/bin/pip
 	@echo "Installing what the server needs into $(VENV): a minute or two, once (see $(PIP_LOG))" >&2
 	@$(INSTALL) --upgrade 'pip>=25.1' $(OR_SAY_WHY)
-	@$(INSTALL) --editable '.[server]' --group build $(OR_SAY_WHY)
+	@$(INSTALL) --editable '.[server,top]' --group build $(OR_SAY_WHY)
 	@touch $@
 
 $(CAN_TEST): pyproject.toml | $(VENV)/bin/pip

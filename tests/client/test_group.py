@@ -18,7 +18,8 @@ def test_the_list_of_commands_cuts_no_help_short() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "extra", "target"), [("serve", "server", "serve"), ("train", "exporter", "exporter")]
+    ("command", "extra", "target"),
+    [("serve", "server", "serve"), ("top", "top", "serve"), ("train", "exporter", "exporter")],
 )
 def test_a_missing_extra_is_told_for_pip_and_for_a_checkout(
     monkeypatch: pytest.MonkeyPatch, command: str, extra: str, target: str

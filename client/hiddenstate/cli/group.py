@@ -39,7 +39,7 @@ _EXTRA_COMMANDS = {
 
 
 # What installs an extra in a checkout.
-_MAKE_TARGETS = {"server": "serve", "exporter": "exporter", "top": "exporter"}
+_MAKE_TARGETS = {"server": "serve", "exporter": "exporter", "top": "serve"}
 
 
 class MissingExtraError(click.ClickException):
