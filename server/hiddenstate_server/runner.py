@@ -76,14 +76,14 @@ class LanguageModelRunner:
     def _warm_up(self) -> None:
         tokens = np.zeros((2, 3), dtype=np.int64)
         outputs, next_state = self.recur(tokens, np.zeros((2, self.spec.state_size), dtype=np.float32))
-        _check_shape("outputs", outputs, (2, 3, self.spec.output_size))
-        _check_shape("next_state", next_state, (2, self.spec.state_size))
+        _check_floats("outputs", outputs, (2, 3, self.spec.output_size))
+        _check_floats("next_state", next_state, (2, self.spec.state_size))
         k = min(3, self._vocab_size)
         for ranks in (None, np.array([[0, 1], [0, self._vocab_size]], dtype=np.int64)):
             output = self.head(outputs[:, -1], k=k, targets=np.zeros(2, dtype=np.int64), ranks=ranks)
-            _check_shape("top_log_probs", output.top_log_probs, (2, k))
+            _check_floats("top_log_probs", output.top_log_probs, (2, k))
             _check_shape("top_ids", output.top_ids, (2, k))
-            _check_shape("target_log_probs", output.target_log_probs, (2,))
+            _check_floats("target_log_probs", output.target_log_probs, (2,))
 
 
 class EncoderRunner:
@@ -113,7 +113,7 @@ class EncoderRunner:
 
     def _warm_up(self) -> None:
         embeddings = self.encode(np.zeros((2, 3), dtype=np.int64), np.array([3, 1], dtype=np.int32))
-        _check_shape("embeddings", embeddings, (2, self.spec.dimension))
+        _check_floats("embeddings", embeddings, (2, self.spec.dimension))
 
 
 def _draw_tokens(vocab_size: int, batch_size: int, seq_len: int) -> Ids:
@@ -130,6 +130,13 @@ def _check_run(folder: Path, run: Callable[[], None]) -> None:
         raise BundleError(
             f"{folder}: a graph does not run as its kind demands: {' '.join(str(error).split())}"
         ) from None
+
+
+def _check_floats(name: str, array: Floats, shape: tuple[int, ...]) -> None:
+    """Checks an output whose bytes are sent and kept as they are."""
+    if array.dtype != np.float32:
+        raise BundleError(f"the graph's output {name} is {array.dtype} where float32 is due")
+    _check_shape(name, array, shape)
 
 
 def _check_shape(name: str, array: Floats | Ids, shape: tuple[int, ...]) -> None:

@@ -126,6 +126,20 @@ async def test_a_graph_of_another_shape_than_the_bundle_says_is_refused(tmp_path
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("graph", "output"),
+    [("recurrent", "outputs"), ("recurrent", "next_state"), ("head", "top_log_probs"), ("encoder", "embeddings")],
+)
+async def test_a_graph_that_answers_in_another_type_than_float32_is_refused(
+    tmp_path: Path, graph: str, output: str
+) -> None:
+    folder = sentence_encoder_bundle(tmp_path) if graph == "encoder" else language_model_bundle(tmp_path)
+    answer_in_float64(folder / f"{graph}.onnx", output)
+    sign_again(folder)
+    with pytest.raises(BundleError, match=f"the graph's output {output} is float64 where float32 is due"):
+        load(tmp_path)
+
+
 async def test_a_tokenizer_of_another_size_than_the_graph_is_refused(tmp_path: Path) -> None:
     folder = language_model_bundle(tmp_path / "models")
     other = language_model_bundle(tmp_path / "other", words=["a", "b", "c"])
@@ -139,6 +153,19 @@ async def test_an_encoder_that_has_no_room_for_a_sentence_between_its_marks_is_r
     put_marks(sentence_encoder_bundle(tmp_path, max_seq_length=3))
     with pytest.raises(BundleError, match=r"max_seq_length is 3, which leaves no room .* the 3 marks"):
         load(tmp_path)
+
+
+def answer_in_float64(path: Path, output: str) -> None:
+    """Puts a cast behind an output of a graph."""
+    model = onnx.load(path, load_external_data=False)
+    for node in model.graph.node:
+        node.output[:] = [f"{name}_as_it_was" if name == output else name for name in node.output]
+        node.input[:] = [f"{name}_as_it_was" if name == output else name for name in node.input]
+    cast = onnx.helper.make_node("Cast", [f"{output}_as_it_was"], [output], to=onnx.TensorProto.DOUBLE)
+    model.graph.node.append(cast)
+    (port,) = (port for port in model.graph.output if port.name == output)
+    port.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    onnx.save(model, path)
 
 
 def sign_again(folder: Path) -> None:
