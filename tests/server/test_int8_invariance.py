@@ -1,4 +1,4 @@
-"""Int8 answers are the same to the bit whatever else is computed, with two runner threads.
+"""Int8 answers are the same to the bit whatever else is computed, with two runners and with one that has two threads.
 
 Integer products are exact, and each row is scaled by itself: who shares a batch must not be seen in an answer.
 """
@@ -39,12 +39,14 @@ def int8_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest_asyncio.fixture
-async def int8_wire(int8_models: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
+@pytest_asyncio.fixture(params=[{"runners": 2, "threads": 1}, {"runners": 1, "threads": 2}], ids=["2x1", "1x2"])
+async def int8_wire(
+    int8_models: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> AsyncIterator[Wire]:
     """A server of int8 graphs, whether or not they are fast here; without a cache, so that all is computed."""
     monkeypatch.setattr(variant_choice, "_LEAST_GAIN", 0.0)
     monkeypatch.setattr(variant_choice, "_lacks_instructions", lambda: False)
-    async with serving(int8_models, variant="int8", runners=2, cache_bytes=0) as wire:
+    async with serving(int8_models, variant="int8", cache_bytes=0, **request.param) as wire:
         reader: Any = wire.server.repository.language_model()._reader
         assert reader._state_bounds  # which only int8 graphs have
         yield wire
