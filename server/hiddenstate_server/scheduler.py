@@ -56,11 +56,11 @@ class Work:
         "trace",
     )
 
-    def __init__(self, size: int, deadline: float = math.inf, is_bulk: bool = False, arrival: int = 0) -> None:
+    def __init__(self, size: int, deadline: float = math.inf, is_bulk: bool = False) -> None:
         self.size = size  # tokens, for admission
         self.deadline = deadline  # of time.monotonic()
         self.is_bulk = is_bulk  # whether it goes behind what is interactive
-        self.arrival = arrival
+        self.arrival = 0  # its number among all that were submitted
         self.told: Callable[[bool], None] = _ignore  # on the event loop when there is news; True at the end, once
         self.abandoned = False  # set by the event loop when nobody waits for it any more
         self.over = False  # set by the runner thread

@@ -15,8 +15,8 @@ class Sentence(Work):
 
     __slots__ = ("tokens", "vector")
 
-    def __init__(self, tokens: list[int], deadline: float = math.inf, is_bulk: bool = False, arrival: int = 0) -> None:
-        Work.__init__(self, len(tokens), deadline, is_bulk, arrival)
+    def __init__(self, tokens: list[int], deadline: float = math.inf, is_bulk: bool = False) -> None:
+        Work.__init__(self, len(tokens), deadline, is_bulk)
         self.tokens = tokens  # [seq]
         self.vector = b""  # float32 [dimension], once it is over
 

@@ -41,9 +41,8 @@ class Sequence(Work):
         state: bytes,
         deadline: float = math.inf,
         is_bulk: bool = False,
-        arrival: int = 0,
     ) -> None:
-        Work.__init__(self, size, deadline, is_bulk, arrival)
+        Work.__init__(self, size, deadline, is_bulk)
         self.tokens = tokens  # [seq] still to be consumed, from `position`
         self.length = len(tokens)
         self.state = state  # float32 [state_size] after what has been consumed
@@ -103,9 +102,8 @@ class Predicting(Sequence):
         top_k: int,
         deadline: float = math.inf,
         is_bulk: bool = False,
-        arrival: int = 0,
     ) -> None:
-        Sequence.__init__(self, size, tokens, state, deadline, is_bulk, arrival)
+        Sequence.__init__(self, size, tokens, state, deadline, is_bulk)
         self.start = start  # where it began
         self.top_k = top_k  # candidates that the caller wants
         self.return_state = False
@@ -144,9 +142,8 @@ class Scoring(Sequence):
         targets: SequenceOf[int],
         deadline: float = math.inf,
         is_bulk: bool = False,
-        arrival: int = 0,
     ) -> None:
-        Sequence.__init__(self, size, tokens, state, deadline, is_bulk, arrival)
+        Sequence.__init__(self, size, tokens, state, deadline, is_bulk)
         self.targets = targets
         self.log_probs: list[Floats] = []
         self.scored = 0

@@ -1,8 +1,6 @@
 cdef class Tally:
     cdef public double value
 
-    cpdef add(self, double amount=*)
-
 
 cdef class Distribution:
     cdef tuple _bounds

@@ -22,10 +22,6 @@ class Tally:
     def __init__(self) -> None:
         self.value = 0.0
 
-    def add(self, amount: float = 1.0) -> None:
-        """Adds to the number."""
-        self.value += amount
-
 
 class Distribution:
     """A histogram's series."""

@@ -21,16 +21,22 @@ MAX_BATCH, MAX_CHUNK, MAX_TOKENS, MAX_HEAD_ROWS, MAX_BATCH_TOKENS = 4, 8, 32, 10
 
 def predicting(length: int, arrival: int, *, is_bulk: bool = False) -> Predicting:
     start = Start((0,) * length, None, STATE)
-    return Predicting(length, start.tokens, STATE, start, 1, is_bulk=is_bulk, arrival=arrival)
+    work = Predicting(length, start.tokens, STATE, start, 1, is_bulk=is_bulk)
+    work.arrival = arrival
+    return work
 
 
 def scoring(length: int, arrival: int, *, is_bulk: bool = False) -> Scoring:
     tokens = (0,) * length
-    return Scoring(length, tokens, STATE, targets=tokens, arrival=arrival, is_bulk=is_bulk)
+    work = Scoring(length, tokens, STATE, targets=tokens, is_bulk=is_bulk)
+    work.arrival = arrival
+    return work
 
 
 def sentence(length: int, arrival: int, *, is_bulk: bool = False) -> Sentence:
-    return Sentence([0] * length, is_bulk=is_bulk, arrival=arrival)
+    work = Sentence([0] * length, is_bulk=is_bulk)
+    work.arrival = arrival
+    return work
 
 
 def iteration_queue() -> IterationQueue:

@@ -26,7 +26,7 @@ def test_counters_are_exposed_as_prometheus_exposes_its_own(observed: list[tuple
     family = counters(ours, "requests", "What it counts.", LABELS)
     counter = Counter("requests", "What it counts.", LABELS, registry=theirs)
     for labels, amount in observed:
-        family.labels(*labels).add(amount)
+        family.labels(*labels).value += amount
         counter.labels(*labels).inc(amount)
     assert exposed(ours) == exposed(theirs)
 
@@ -37,7 +37,7 @@ def test_gauges_are_exposed_as_prometheus_exposes_its_own(observed: list[tuple[t
     family = gauges(ours, "running", "What runs.", LABELS)
     gauge = Gauge("running", "What runs.", LABELS, registry=theirs)
     for labels, amount in observed:
-        family.labels(*labels).add(amount)
+        family.labels(*labels).value += amount
         gauge.labels(*labels).inc(amount)
     assert exposed(ours) == exposed(theirs)
 
@@ -70,7 +70,7 @@ def test_every_value_is_in_each_bucket_up_to_whose_bound_it_goes(bounds: list[fl
 def test_a_series_that_is_removed_is_exposed_no_more_and_begins_anew() -> None:
     registry = CollectorRegistry()
     family = counters(registry, "requests", "What it counts.", LABELS)
-    family.labels("a", "OK").add(3)
+    family.labels("a", "OK").value = 3
     family.forget("a", "OK")
     family.forget("never", "there")
     assert 'model="a"' not in exposed(registry)
