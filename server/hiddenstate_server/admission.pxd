@@ -1,7 +1,6 @@
 cimport cython
 
 
-
 cdef class Admission:
     cdef public Py_ssize_t waiting_works, waiting_tokens
     cdef public Py_ssize_t _full_batch, _max_waiting_tokens, _waiting_interactive

@@ -2,7 +2,6 @@ cimport cython
 
 from hiddenstate_server.call_metrics cimport MethodMetrics
 from hiddenstate_server.replies cimport Replies
-from hiddenstate_server.scheduler cimport Work
 from hiddenstate_server.wire cimport streamed
 
 
