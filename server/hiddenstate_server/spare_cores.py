@@ -24,7 +24,7 @@ class SpareCores:
     __slots__ = ("_at", "_busy", "_clocks", "_cores", "_most", "_others")
 
     def __init__(self, cores: int, threads: Sequence[threading.Thread]) -> None:
-        self._cores = cores
+        self._cores = max(cores, len(threads))  # who asks for more runners than cores gets them
         self._clocks = [time.pthread_getcpuclockid(thread.ident) for thread in threads if thread.ident is not None]
         self._at = time.monotonic()
         self._others = self._spent_by_others()

@@ -68,7 +68,16 @@ def settled(spare: SpareCores, clocks: Clocks, *, runners: float, others: float)
 
 @pytest.mark.parametrize(
     ("cores", "count", "others", "expected"),
-    [(2, 2, 0.3, 2), (2, 2, 0.7, 1), (2, 2, 3.0, 1), (4, 4, 0.4, 4), (4, 4, 1.2, 3), (8, 2, 1.0, 2)],
+    [
+        (2, 2, 0.3, 2),
+        (2, 2, 0.7, 1),
+        (2, 2, 3.0, 1),
+        (4, 4, 0.4, 4),
+        (4, 4, 1.2, 3),
+        (8, 2, 1.0, 2),
+        (2, 4, 0.3, 4),  # as many as --runners says
+        (2, 4, 1.0, 3),
+    ],
 )
 def test_what_all_else_uses_is_left_to_it_and_one_runner_is_left_always(
     clocks: Clocks, sleepers: list[threading.Thread], cores: int, count: int, others: float, expected: int
