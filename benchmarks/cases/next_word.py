@@ -11,6 +11,7 @@ from benchmarks.bundles import STEP_VOCAB_SIZE, VOCAB_SIZE
 from benchmarks.processes import Serving
 from benchmarks.results import BOUND, LIMIT, OURS, Outcome
 from benchmarks.samples import Measured
+from hiddenstate_server.layout import available_cores
 
 _STREAMS = (1, 2, 4)
 _STEP, _CONTEXTS, _BATCH_GAIN = 0.5, 0.7, 8.0
@@ -39,7 +40,8 @@ def contexts(bench: Bench) -> Outcome:
     alone = f"{OURS}, batch 1"
     with ExitStack() as stack:
         ours = bench.serve(stack, "lm")
-        single = bench.serve(stack, "lm", "--max-batch", "1")
+        # Contexts that go alone gain nothing from a second thread: each core has its own.
+        single = bench.serve(stack, "lm", "--max-batch", "1", "--runners", str(available_cores()), "--threads", "1")
         contenders = {BOUND: bench.bound("lm", kind="step", batch_sizes=(64,))}
         contenders |= _over_streams(bench, ours, callers=256, vocab_size=VOCAB_SIZE)
         contenders[alone] = bench.load(single, kind="contexts", callers=256, vocab_size=VOCAB_SIZE)
