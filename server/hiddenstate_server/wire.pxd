@@ -7,7 +7,7 @@ cdef bytes _RESPONSES, _REQUEST_ID, _RESPONSE, _ERROR, _STATE, _PREDICT_USAGE, _
 cdef bytes _TRUNCATED, _COMPUTED, _REUSED, _QUEUE, _COMPUTE
 
 cpdef bytes varint(number)
-cpdef bytes delimited(bytes tag, bytes body)
+cpdef bytes delimited(bytes before, bytes body)
 cpdef bytes streamed(request_id, bytes response, error=*)
 
 

@@ -1,7 +1,7 @@
 """The replies that are sent most, written as the bytes that protobuf would make of them, without message objects.
 
-Numbers of fields are read off the messages' own descriptors,
-and tests hold every reply against what protobuf reads from it.
+Numbers of fields are read off the messages' own descriptors, and tests hold every reply against what protobuf reads
+from it.
 """
 
 import struct
@@ -13,9 +13,10 @@ from google.protobuf.message import Message
 from hiddenstate.v1.language_model_pb2 import Candidate, PredictResponse, PredictStreamResponse, StreamedPredictResponse
 from hiddenstate.v1.sentence_encoder_pb2 import EncodeResponse
 from hiddenstate.v1.usage_pb2 import Usage as UsageMessage
+from hiddenstate.wire import LENGTH, VARINT, tag
 from hiddenstate_server.results import Usage
 
-_VARINT, _LENGTH, _FIXED32 = 0, 2, 5  # wire types
+_FIXED32 = 5  # a wire type
 
 
 class Named(Protocol):
@@ -27,6 +28,7 @@ class Named(Protocol):
     def version(self) -> str: ...
 
 
+# The client has these two as well (hiddenstate/wire.py); here they are compiled.
 def varint(number: int) -> bytes:
     """Returns a number of 0 or more as protobuf writes it."""
     if number < len(_SHORT):
@@ -46,28 +48,24 @@ def _two_bytes(number: int) -> bytes:
 _SHORT = [_two_bytes(number) for number in range(1 << 14)]
 
 
-def _tag(message: type[Message], field: str, wire_type: int) -> bytes:
-    return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | wire_type)
-
-
-def delimited(tag: bytes, body: bytes) -> bytes:
+def delimited(before: bytes, body: bytes) -> bytes:
     """Returns a field of text, bytes or a message."""
-    return tag + varint(len(body)) + body
+    return before + varint(len(body)) + body
 
 
-_RESPONSES = _tag(PredictStreamResponse, "responses", _LENGTH)  # both streams have the same
-_REQUEST_ID = _tag(StreamedPredictResponse, "request_id", _VARINT)
-_RESPONSE = _tag(StreamedPredictResponse, "response", _LENGTH)
-_ERROR = _tag(StreamedPredictResponse, "error", _LENGTH)
-_CANDIDATES = _tag(PredictResponse, "candidates", _LENGTH)
-_STATE = _tag(PredictResponse, "state", _LENGTH)
-_PREDICT_USAGE = _tag(PredictResponse, "usage", _LENGTH)
-_ENCODE_USAGE = _tag(EncodeResponse, "usage", _LENGTH)
-_EMBEDDINGS = _tag(EncodeResponse, "embeddings", _LENGTH)
-_COUNT = _tag(EncodeResponse, "count", _VARINT)
-_TRUNCATED = _tag(EncodeResponse, "truncated", _VARINT)
+_RESPONSES = tag(PredictStreamResponse, "responses", LENGTH)  # both streams have the same
+_REQUEST_ID = tag(StreamedPredictResponse, "request_id", VARINT)
+_RESPONSE = tag(StreamedPredictResponse, "response", LENGTH)
+_ERROR = tag(StreamedPredictResponse, "error", LENGTH)
+_CANDIDATES = tag(PredictResponse, "candidates", LENGTH)
+_STATE = tag(PredictResponse, "state", LENGTH)
+_PREDICT_USAGE = tag(PredictResponse, "usage", LENGTH)
+_ENCODE_USAGE = tag(EncodeResponse, "usage", LENGTH)
+_EMBEDDINGS = tag(EncodeResponse, "embeddings", LENGTH)
+_COUNT = tag(EncodeResponse, "count", VARINT)
+_TRUNCATED = tag(EncodeResponse, "truncated", VARINT)
 _COMPUTED, _REUSED, _QUEUE, _COMPUTE = (
-    _tag(UsageMessage, field, _VARINT)
+    tag(UsageMessage, field, VARINT)
     for field in ("tokens_computed", "tokens_reused", "queue_time_us", "compute_time_us")
 )
 
@@ -121,7 +119,7 @@ class EncodingWriter:
     __slots__ = ("_model",)
 
     def __init__(self, model: Named, dimension: int) -> None:
-        dimensions = _tag(EncodeResponse, "dimension", _VARINT) + varint(dimension)
+        dimensions = tag(EncodeResponse, "dimension", VARINT) + varint(dimension)
         self._model = dimensions + _names(EncodeResponse, model)
 
     def write(self, vectors: list[bytes], truncated: int, usage: Usage) -> bytes:
@@ -148,14 +146,14 @@ def _is_finite(values: bytes, at: int) -> bool:
 
 def _candidate_head(word: str, token_id: int) -> bytes:
     """Returns a candidate's bytes up to the four of its log probability."""
-    fields = delimited(_tag(Candidate, "word", _LENGTH), word.encode())
-    fields += _tag(Candidate, "token_id", _VARINT) + varint(token_id) + _tag(Candidate, "log_prob", _FIXED32)
+    fields = delimited(tag(Candidate, "word", LENGTH), word.encode())
+    fields += tag(Candidate, "token_id", VARINT) + varint(token_id) + tag(Candidate, "log_prob", _FIXED32)
     return _CANDIDATES + varint(len(fields) + struct.calcsize("<f")) + fields
 
 
 def _names(message: type[Message], model: Named) -> bytes:
-    name = delimited(_tag(message, "model", _LENGTH), model.name.encode())
-    return name + delimited(_tag(message, "model_version", _LENGTH), model.version.encode())
+    name = delimited(tag(message, "model", LENGTH), model.name.encode())
+    return name + delimited(tag(message, "model_version", LENGTH), model.version.encode())
 
 
 def _usage(usage: Usage) -> bytes:
