@@ -13,7 +13,7 @@ from hiddenstate_server.errors import InvalidRequestError
 from hiddenstate_server.generation import GenerateOptions, GenerationPlanner
 from hiddenstate_server.iteration import Iteration
 from hiddenstate_server.iteration_queue import IterationQueue
-from hiddenstate_server.layout import Layout, available_cores
+from hiddenstate_server.layout import Layout, shared_cores
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.prediction import PredictOptions, Predictor, account, usage
 from hiddenstate_server.prefix_cache import PrefixCache
@@ -99,7 +99,7 @@ class LanguageModel:
                 refusals=queue.refusals,
             ),
             runners=layout.runners,
-            cores=0 if layout.threads > 1 else settings.cores or available_cores(),
+            cores=shared_cores(layout, provider, settings.cores),
             loop=loop,
             metrics=metrics,
             trial=lambda: runner.trial(1),

@@ -55,6 +55,14 @@ def default_layout(provider: Provider, *, cores: int, runners: int, threads: int
     return Layout(runners, threads)
 
 
+def shared_cores(layout: Layout, provider: str, cores: int) -> int:
+    """Returns how many cores a layout's runners share with all else that the process does; 0 where that is no concern.
+
+    A GPU's runners wait for it, and what several threads of a runner use cannot be told from the rest.
+    """
+    return 0 if layout.threads > 1 or provider != CPU else cores or available_cores()
+
+
 def measured_layout(load: Callable[[int], R], name: str, *, cores: int) -> tuple[Layout, R]:
     """Tries layouts for so many cores (0: all that the process may use) and returns the fastest with its runner.
 

@@ -10,7 +10,7 @@ import numpy as np
 from hiddenstate_server.bundle import Bundle
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import InvalidRequestError
-from hiddenstate_server.layout import Layout, available_cores
+from hiddenstate_server.layout import Layout, shared_cores
 from hiddenstate_server.length_queue import LengthQueue
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.providers import CPU
@@ -73,7 +73,7 @@ class SentenceEncoder:
                 refusals=queue.refusals,
             ),
             runners=layout.runners,
-            cores=0 if layout.threads > 1 else settings.cores or available_cores(),
+            cores=shared_cores(layout, provider, settings.cores),
             loop=loop,
             metrics=metrics,
             trial=lambda: runner.trial(1),

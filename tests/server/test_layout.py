@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hiddenstate_server import layout
-from hiddenstate_server.layout import Layout, default_layout, measured_layout
+from hiddenstate_server.layout import Layout, default_layout, measured_layout, shared_cores
 from hiddenstate_server.providers import CPU, Provider
 
 HERE = Provider(name=CPU, reason="as asked")
@@ -100,6 +100,14 @@ def test_what_is_given_is_kept_and_the_rest_follows_from_it() -> None:
 def test_a_gpu_takes_one_batch_after_the_other_unless_told() -> None:
     assert default_layout(GPU, cores=16, runners=0, threads=0).runners == 1
     assert default_layout(GPU, cores=16, runners=2, threads=0).runners == 2
+
+
+def test_runners_share_cores_with_the_event_loop_on_a_cpu_with_a_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    say_cores(monkeypatch, 3)
+    assert shared_cores(Layout(2, 1), HERE.name, 0) == 3
+    assert shared_cores(Layout(2, 1), HERE.name, 2) == 2
+    assert shared_cores(Layout(1, 2), HERE.name, 2) == 0
+    assert shared_cores(Layout(2, 1), GPU.name, 2) == 0
 
 
 @pytest.mark.parametrize("fastest", [1, 2, 4])
