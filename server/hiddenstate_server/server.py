@@ -143,13 +143,13 @@ class Server:
         if not self._shares_port:
             self.address = self._bind()
         self._expose()
-        _log.info("the engine runs %s", engine())
         if self.metrics.tracing:
             await asyncio.to_thread(self.metrics.tracing.check)
         loop = asyncio.get_running_loop()
         self.metrics.watch_loop(loop)
         self.repository = await asyncio.to_thread(self._open_repository, loop)
         self._parts.callback(self.repository.close)
+        _log.info("the engine runs %s", engine())
         self._watch_state_keys()
         await self._add_services()
         if self._shares_port:
