@@ -44,11 +44,9 @@ def choose_provider(wanted: ProviderName, probe: Path) -> Provider:
 
 
 def make_session(
-    path: Path, provider: Provider, threads: int, entries: Mapping[str, str] | None = None, *, shared: bool = False
+    path: Path, provider: Provider, threads: int, entries: Mapping[str, str] | None = None
 ) -> onnxruntime.InferenceSession:
     """Loads a graph with `threads` intra-op threads (0 lets this module choose) and more entries of ONNX Runtime's.
-
-    `shared` says that several threads run it at a time.
 
     Raises:
         BundleError: ONNX Runtime cannot load the graph.
@@ -59,9 +57,6 @@ def make_session(
     # Spinning pools of several sessions on shared cores starve each other and the event loop.
     for key, value in {"session.intra_op.allow_spinning": "0", **(entries or {})}.items():
         options.add_session_config_entry(key, value)
-    # A session's arena has one lock, and an int8 encoder asks it for memory hundreds of times a run: two threads that
-    # share one got 0.7 of what they get from malloc.
-    options.enable_cpu_mem_arena = not (shared and provider.name == CPU)
     options.log_severity_level = 3
     providers = [provider.name] if provider.name == CPU else [provider.name, CPU]
     try:

@@ -20,16 +20,7 @@ _USUAL_LENGTH = 20  # tokens of a sentence
 class LanguageModelRunner:
     """The two graphs of a language model."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        folder: Path,
-        *,
-        variant: VariantName,
-        provider: Provider,
-        threads: int,
-        shared: bool = False,
-    ) -> None:
+    def __init__(self, bundle: Bundle, folder: Path, *, variant: VariantName, provider: Provider, threads: int) -> None:
         """Loads the graphs and runs each once.
 
         Raises:
@@ -40,8 +31,8 @@ class LanguageModelRunner:
         self.state_bounds: Sequence[StateBound] = bundle.variants[variant].state_bounds
         self._vocab_size = bundle.vocab_size
         graphs = bundle.variants[variant].graphs
-        self._recurrent = make_session(folder / graphs["recurrent"], provider, threads, shared=shared)
-        self._head = make_session(folder / graphs["head"], provider, threads, shared=shared)
+        self._recurrent = make_session(folder / graphs["recurrent"], provider, threads)
+        self._head = make_session(folder / graphs["head"], provider, threads)
         _check_run(folder, self._warm_up)
 
     def recur(self, tokens: Ids, state: Floats) -> tuple[Floats, Floats]:
@@ -98,16 +89,7 @@ class LanguageModelRunner:
 class EncoderRunner:
     """The graph of a sentence encoder."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        folder: Path,
-        *,
-        variant: VariantName,
-        provider: Provider,
-        threads: int,
-        shared: bool = False,
-    ) -> None:
+    def __init__(self, bundle: Bundle, folder: Path, *, variant: VariantName, provider: Provider, threads: int) -> None:
         """Loads the graph and runs it once.
 
         Raises:
@@ -116,8 +98,7 @@ class EncoderRunner:
         assert bundle.sentence_encoder is not None  # load_bundle has checked
         self.spec: SentenceEncoderSpec = bundle.sentence_encoder
         self._vocab_size = bundle.vocab_size
-        graph = bundle.variants[variant].graphs["encoder"]
-        self._encoder = make_session(folder / graph, provider, threads, shared=shared)
+        self._encoder = make_session(folder / bundle.variants[variant].graphs["encoder"], provider, threads)
         _check_run(folder, self._warm_up)
 
     def encode(self, tokens: Ids, lengths: NDArray[np.int32]) -> Floats:

@@ -11,7 +11,7 @@ from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.errors import BundleError
 from hiddenstate_server.inference.onnx_file import external_files
 from hiddenstate_server.language_model import LanguageModel
-from hiddenstate_server.layout import Layout, available_cores, default_layout, measured_layout
+from hiddenstate_server.layout import Layout, default_layout, measured_layout
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.prefix_cache import PrefixCache
 from hiddenstate_server.providers import Provider, choose_provider
@@ -121,11 +121,8 @@ class Loader:
             steps=kind is LanguageModelRunner,
         )
 
-        cores = settings.cores or available_cores()
-
         def load(variant: VariantName, threads: int) -> R:
-            shared = threads < cores  # as far as layouts are tried, and by default
-            return kind(bundle, folder, variant=variant, provider=provider, threads=threads, shared=shared)
+            return kind(bundle, folder, variant=variant, provider=provider, threads=threads)
 
         choice = load_variant(settings.variant, bundle, provider, lambda variant: load(variant, layout.threads))
         level = logging.WARNING if settings.variant == "int8" and choice.variant != "int8" else logging.INFO
