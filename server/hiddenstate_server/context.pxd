@@ -36,7 +36,6 @@ cdef class ContextReader:
     cdef public PrefixCache _cache
     cdef public bytes _fingerprint, _zero_state
     cdef public Py_ssize_t _max_context_tokens
-    cdef public bint _uses_cache
     cdef public object _spec, _state_bounds, _state_keys, _tokenizer
     cdef public Distribution _tokenized
 

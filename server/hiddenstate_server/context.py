@@ -92,7 +92,6 @@ class ContextReader:
         "_state_keys",
         "_tokenized",
         "_tokenizer",
-        "_uses_cache",
         "_zero_state",
     )
 
@@ -119,7 +118,6 @@ class ContextReader:
         self._tokenized = tokenized
         self._bos = (spec.bos_token_id,)
         self._zero_state = bytes(4 * spec.state_size)  # float32
-        self._uses_cache = cache.budget_bytes > 0
 
     async def read(self, context: Context, held: Holder | None = None, use_cache: bool = True) -> Start:
         """Does what `read_now` does, and lets others go on while a long text becomes tokens."""
@@ -157,7 +155,7 @@ class ContextReader:
             start = Start(tokens, None, self._zero_state)
         else:
             start = Start(tokens, before, before.data)
-        if use_cache and self._uses_cache:
+        if use_cache and self._cache.budget_bytes:
             self._look_up(start)
         return start
 

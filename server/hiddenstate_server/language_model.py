@@ -178,7 +178,7 @@ class LanguageModel:
                     word=self.words[token_id],
                     token_id=token_id,
                     log_prob=log_prob,
-                    usage=usage(work, start, work.queue_s),
+                    usage=usage(work, start, work.queue_s()),
                 )
         self._reader.remember(start, work.states)
         yield self._last_token(work, start)

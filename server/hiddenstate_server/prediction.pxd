@@ -39,6 +39,6 @@ cdef class Predictor:
     cdef bytes _returned_state(self, Predicting work)
 
 
-@cython.locals(queue_s=double, compute_s=double)
+@cython.locals(queue_s=double)
 cpdef Usage account(RequestMetrics counts, Computing work, Start start)
 cpdef Usage usage(Computing work, Start start, double queue_s)

@@ -170,8 +170,8 @@ class Predictor:
 
 def account(counts: RequestMetrics, work: Computing, start: Start) -> Usage:
     """Counts a request that is over and returns what it cost."""
-    queue_s, compute_s = max(0.0, work.finished_at - work.submitted_at - work.compute_s), work.compute_s
-    counts.request_done(queue_s, compute_s, work.computed, start.known)
+    queue_s = work.queue_s()
+    counts.request_done(queue_s, work.compute_s, work.computed, start.known)
     return usage(work, start, queue_s)
 
 

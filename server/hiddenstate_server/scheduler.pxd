@@ -8,6 +8,8 @@ cdef class Work:
     cdef public bint is_bulk, abandoned, over, dropped
     cdef public object told, error, trace
 
+    cpdef double queue_s(self) except -1
+
 
 cdef class Scheduler:
     cdef public Admission _admission

@@ -72,9 +72,8 @@ class Work:
         self.batch_s = 0.0  # time of the last of them
         self.trace: Any = None  # of the call that it belongs to, where that is traced
 
-    @property
     def queue_s(self) -> float:
-        """Time it has waited for the model, in seconds, once it is over."""
+        """Returns the time that it has waited for the model, in seconds, once it is over."""
         return max(0.0, self.finished_at - self.submitted_at - self.compute_s)
 
 

@@ -143,7 +143,7 @@ class SentenceEncoder:
         """Accounts for a request that is over, by its slowest sentence."""
         queue_s, compute_s, computed = 0.0, 0.0, 0
         for work in request.works:
-            queue_s = max(queue_s, work.finished_at - work.submitted_at - work.compute_s)
+            queue_s = max(queue_s, work.queue_s())
             compute_s = max(compute_s, work.compute_s)
             computed += work.size
         self._counts.request_done(queue_s, compute_s, computed, 0)

@@ -218,9 +218,9 @@ class OnnxModel:
 
     def _account(self, call: Call, total_ns: int) -> None:
         self.statistics.succeeded(
-            rows=call.rows, total_ns=total_ns, queue_ns=round(call.queue_s * 1e9), times=call.times
+            rows=call.rows, total_ns=total_ns, queue_ns=round(call.queue_s() * 1e9), times=call.times
         )
-        self._counts.request_done(call.queue_s, call.compute_s, 0, 0)
+        self._counts.request_done(call.queue_s(), call.compute_s, 0, 0)
 
     def _input_spec(self, port: Port) -> TensorSpec:
         """An input that all rows share is sent once for each: in the protocol all inputs of a batch have its axis."""
