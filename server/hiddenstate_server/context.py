@@ -10,10 +10,8 @@ from hiddenstate_server.errors import InvalidRequestError
 from hiddenstate_server.prefix_cache import Prefix, PrefixCache, after
 from hiddenstate_server.state_token import ReadStateKeys, State, check_bounds, origin_of, unpack_state, unsealed
 from hiddenstate_server.tallies import Distribution
-from hiddenstate_server.tokenizer import Tokenizer, Tokens
+from hiddenstate_server.tokenizer import LONG_TEXT, Tokenizer, Tokens
 
-# Above this many characters a text is cut into tokens on another thread, so that the event loop goes on.
-_LONG_TEXT = 4_000
 # A text with more characters than so many for each token that it may have is refused before it is cut into tokens.
 _MAX_CHARACTERS_PER_TOKEN = 64
 
@@ -30,7 +28,7 @@ class Context:
 
     def is_long(self) -> bool:
         """Tells whether its text takes so long to become tokens that others should not wait for it."""
-        return self.text is not None and len(self.text) > _LONG_TEXT
+        return self.text is not None and len(self.text) > LONG_TEXT
 
 
 class Holder(Protocol):

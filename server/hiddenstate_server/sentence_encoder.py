@@ -19,13 +19,11 @@ from hiddenstate_server.runner import EncoderRunner
 from hiddenstate_server.scheduler import Scheduler
 from hiddenstate_server.security.metering import admission_for
 from hiddenstate_server.sentence import EncodeStep, Sentence
-from hiddenstate_server.tokenizer import Tokenizer
+from hiddenstate_server.tokenizer import LONG_TEXT, Tokenizer
 from hiddenstate_server.wire import EncodingWriter
 
 # More sentences in one run take longer, and a CPU is no faster with them (benchmarks: client-encode, in process).
 _MOST_ROWS_ON_CPU = 32
-# Above this many characters sentences are cut into tokens on another thread, so that the event loop goes on.
-_LONG_TEXT = 4_000
 
 
 class SentenceEncoder:
@@ -200,4 +198,4 @@ class EncodingWork:
 
 def is_long(sentences: Sequence[str]) -> bool:
     """Tells whether sentences take so long to become tokens that others should not wait for it."""
-    return sum(map(len, sentences)) >= _LONG_TEXT
+    return sum(map(len, sentences)) > LONG_TEXT

@@ -1,6 +1,7 @@
 """Text to token ids and back, with Hugging Face `tokenizers`."""
 
 import bisect
+import json
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,8 +11,13 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from hiddenstate_server.errors import BundleError, InvalidRequestError
+from hiddenstate_server.word_memo import WordMemo, takes_word_by_word
 
 Tokens = tuple[int, ...]
+
+# A text of more characters is given to the tokenizers library whole, which lets other threads run meanwhile, and is
+# best given to another thread.
+LONG_TEXT = 4_000
 
 _SHORT = 32  # characters
 _UNKNOWN = "\U00100000 \U0010fffd"  # characters for private use, of which no vocabulary has a word
@@ -32,7 +38,11 @@ class Tokenizer:
         # What is appended to a stream's context is mostly one word, and mostly one that came before.
         self._encode_word = lru_cache(maxsize=_WORDS_KEPT)(self._encode_anew)
         self._encode_phrase = lru_cache(maxsize=_PHRASES_KEPT)(self._encode_anew)
-        self._end = _end_marks(tokenizer, self.words) if self.num_marks else []
+        before, self._end = _marks(tokenizer, self.words) if self.num_marks else ([], [])
+        is_certain = len(before) + len(self._end) == self.num_marks
+        self._memo: WordMemo | None = None
+        if is_certain and takes_word_by_word(json.loads(tokenizer.to_str())):
+            self._memo = WordMemo(self._encode_unmarked, before, self._end)
 
     @classmethod
     def from_file(cls, path: Path) -> "Tokenizer":
@@ -57,15 +67,29 @@ class Tokenizer:
         return len(self.words)
 
     def encode(self, text: str) -> Tokens:
-        """Returns the token ids of a text, [seq]; lets other threads run meanwhile.
+        """Returns the token ids of a text, [seq]; lets other threads run while it is at a long one.
 
         Raises:
             InvalidRequestError: the tokenizer cannot take the text.
         """
         if len(text) <= _SHORT:
             return self._encode_phrase(text) if " " in text else self._encode_word(text)
-        # As a batch of one, since the tokenizer's own `encode` keeps the GIL: seconds for a text of megabytes.
-        return tuple(self.encode_batch([text])[0])
+        return tuple(self.encode_batch((text,))[0])
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Returns the token ids of each text; lets other threads run while it is at long ones.
+
+        Raises:
+            InvalidRequestError: the tokenizer cannot take one of them.
+        """
+        memo = self._memo
+        if memo is not None and max(map(len, texts), default=0) <= LONG_TEXT:
+            return [memo.encode(text) for text in texts]
+        try:
+            # Also a single text, since the library's `encode` keeps the GIL: seconds for a text of megabytes.
+            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        except BaseException as error:
+            raise _refusal(error) from None
 
     def _encode_anew(self, text: str) -> Tokens:
         try:
@@ -73,14 +97,9 @@ class Tokenizer:
         except BaseException as error:
             raise _refusal(error) from None
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Returns the token ids of each text; lets other threads run meanwhile.
-
-        Raises:
-            InvalidRequestError: the tokenizer cannot take one of them.
-        """
+    def _encode_unmarked(self, word: str) -> list[int]:
         try:
-            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+            return self._tokenizer.encode(word, add_special_tokens=False).ids
         except BaseException as error:
             raise _refusal(error) from None
 
@@ -131,14 +150,15 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _end_marks(tokenizer: HuggingFaceTokenizer, words: Sequence[str]) -> list[int]:
-    """Returns the special tokens that the tokenizer puts behind every text, found with any text that has a token."""
+def _marks(tokenizer: HuggingFaceTokenizer, words: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Returns the special tokens before and behind every text, found with any text that has a token; else none."""
     for word in words:
         encoding = tokenizer.encode(word)
         is_mark = encoding.special_tokens_mask
         if 0 in is_mark:
-            return encoding.ids[len(is_mark) - is_mark[::-1].index(0) :]
-    return []
+            first, end = is_mark.index(0), len(is_mark) - is_mark[::-1].index(0)
+            return encoding.ids[:first], encoding.ids[end:]
+    return [], []
 
 
 def _words(tokenizer: HuggingFaceTokenizer) -> list[str]:
