@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from hiddenstate_server.errors import OverloadedError, RefusalReason
+from hiddenstate_server.errors import DeadlineError, OverloadedError, RefusalReason
 from hiddenstate_server.queue_metrics import uncounted_refusals
 from hiddenstate_server.tallies import Tally
 
-# Seconds over which a rate is averaged: some batches of the slowest models, and less than a caller's patience.
+# Seconds over which a rate is averaged, and for which it is believed: some batches of the slowest models, and less than
+# a caller's patience.
 _WINDOW_S = 2.0
 # A request is refused when the queue and its own batch would take this part of the time that it has: estimates err, and
 # the way to the queue and back takes time as well.
@@ -37,17 +38,19 @@ class Admission:
     """Counts the tokens that wait for one model, and refuses what would wait in vain. Belongs to the event loop.
 
     How fast the queue moves is seen where it is full: while more than a batch waits, the tokens that end in a second
-    are what the model can do. What was dropped is not among them: under overload much is, and at no cost. Until that
-    has been seen nothing is refused for its deadline.
+    are what the model can do. What was dropped is not among them: under overload much is, and at no cost. Unless that
+    was seen a short time ago nothing is refused for its deadline.
     """
 
     __slots__ = (
         "_batch_s",
         "_busy_since",
         "_full_batch",
+        "_in_turns",
         "_max_waiting_tokens",
         "_refusals",
         "_seconds",
+        "_seen_at",
         "_tokens",
         "_waiting_interactive",
         "waiting_tokens",
@@ -55,11 +58,17 @@ class Admission:
     )
 
     def __init__(
-        self, *, max_waiting_tokens: int, full_batch: int, refusals: dict[RefusalReason, Tally] | None = None
+        self,
+        *,
+        max_waiting_tokens: int,
+        full_batch: int,
+        in_turns: bool = False,
+        refusals: dict[RefusalReason, Tally] | None = None,
     ) -> None:
         """`full_batch` is the number of waiting works above which the model is taken to be busy throughout.
 
-        `refusals` counts requests that were refused.
+        Works that advance `in_turns` wait for no more tokens of another than they have themselves. `refusals` counts
+        requests that were refused.
         """
         self.waiting_works = 0
         self.waiting_tokens = 0
@@ -67,15 +76,18 @@ class Admission:
         self._waiting_interactive = 0  # tokens
         self._max_waiting_tokens = max_waiting_tokens
         self._full_batch = full_batch
+        self._in_turns = in_turns
         self._busy_since = _NOT
         self._tokens = 0.0  # that ended in the last seconds in which the model was busy, and those seconds
         self._seconds = 0.0
+        self._seen_at = -math.inf
         self._batch_s = 0.0  # that a batch takes while the model is busy: an answer comes when its whole batch is done
 
     def admit(self, works: Sequence[Waiting], now: float) -> None:
         """Takes in all works or none; `now` is of time.monotonic().
 
         Raises:
+            DeadlineError: a deadline has passed.
             OverloadedError: more tokens would wait than may, or so many go first that a deadline would pass.
         """
         size, deadline, is_bulk = 0, math.inf, works[0].is_bulk
@@ -96,25 +108,33 @@ class Admission:
                 self.wait_s(self.waiting_tokens + size - self._max_waiting_tokens),
                 "queue_full",
             )
-        self.check(deadline, now, is_bulk)
+        self.check(deadline, now, is_bulk, size)
         self.waiting_works += len(works)
         self.waiting_tokens += size
         if not is_bulk:
             self._waiting_interactive += size
 
-    def check(self, deadline: float, now: float, is_bulk: bool) -> None:
+    def check(self, deadline: float, now: float, is_bulk: bool, size: int = 1) -> None:
         """Refuses what would wait in vain, so that no more needs to be done for it.
 
-        A queue of no more than the batches that run next is not looked at: it is gone soon, and small batches would
-        make the model look slow.
+        `size` is the number of its tokens, as far as that is known.
 
         Raises:
+            DeadlineError: the deadline has passed.
             OverloadedError: so many tokens go first that the deadline would pass.
         """
-        if self.waiting_works <= self._full_batch or deadline == math.inf:
+        if deadline == math.inf:
             return
-        ahead = self.wait_s(self.waiting_tokens if is_bulk else self._waiting_interactive) + self._batch_s
-        if ahead > _PATIENCE * (deadline - now) > 0:
+        if deadline <= now:
+            raise DeadlineError("the deadline had passed when the request came to the model's queue")
+        if not self.waiting_works or now - self._seen_at > _WINDOW_S:
+            return
+        first = self.waiting_tokens if is_bulk else self._waiting_interactive
+        if self._in_turns:
+            first = min(first, self.waiting_works * size)
+        ahead = self.wait_s(first)
+        ahead += min(self._batch_s, 2 * ahead)  # its own batch is a small one where little waits
+        if ahead > _PATIENCE * (deadline - now):
             self._refuse(
                 f"the queue holds {self.waiting_tokens:,} tokens, about {_rounded(ahead)} s of work, and this "
                 f"request has {_rounded(deadline - now)} s: send it again later, or with a longer timeout",
@@ -147,6 +167,7 @@ class Admission:
             fades = math.exp(-passed / _WINDOW_S)
             self._tokens = self._tokens * fades + size
             self._seconds = self._seconds * fades + passed
+            self._seen_at = now
         self._busy_since = now if self.waiting_works > self._full_batch else _NOT
 
     def _refuse(self, message: str, retry_after_s: float | None, reason: RefusalReason) -> None:

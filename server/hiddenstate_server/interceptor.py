@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 
 from hiddenstate_server.call_metrics import CallMetrics, MethodMetrics
 from hiddenstate_server.drain import RunningCalls
-from hiddenstate_server.errors import OverloadedError, RefusalReason, ServingError
+from hiddenstate_server.errors import DeadlineError, OverloadedError, RefusalReason, ServingError
 from hiddenstate_server.logs import log_fields
 from hiddenstate_server.security.access import Access
 
@@ -148,6 +148,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             series.begin()
             try:
                 with running:
+                    if _is_late(context):
+                        raise DeadlineError("the deadline passed before the server came to this call")
                     if isinstance(request, DecodeError):
                         raise request
                     return await behavior(request, context)
@@ -246,6 +248,9 @@ def _forgiving(handler: Handler, method: str, access: Access | None) -> Handler:
 
 
 def _cancel_code(context: Context) -> grpc.StatusCode:
+    return grpc.StatusCode.DEADLINE_EXCEEDED if _is_late(context) else grpc.StatusCode.CANCELLED
+
+
+def _is_late(context: Context) -> bool:
     remaining: float | None = context.time_remaining()
-    is_late = remaining is not None and remaining <= 0
-    return grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
+    return remaining is not None and remaining <= 0

@@ -96,6 +96,7 @@ class LanguageModel:
             admission=admission_for(settings)(
                 max_waiting_tokens=settings.max_waiting_tokens,
                 full_batch=layout.runners * settings.max_batch,
+                in_turns=True,
                 refusals=queue.refusals,
             ),
             runners=layout.runners,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hiddenstate_server.admission import Admission
-from hiddenstate_server.errors import OverloadedError
+from hiddenstate_server.errors import DeadlineError, OverloadedError
 from hiddenstate_server.queue_metrics import uncounted_refusals
 
 
@@ -30,9 +30,10 @@ def busy(
     is_bulk: bool = False,
     max_waiting_tokens: int = 10**6,
     batch_s: float = 0.0,
+    in_turns: bool = False,
 ) -> Admission:
     """Returns an admission at time 0, where so many tokens wait and the model has been seen at that speed."""
-    admission = Admission(max_waiting_tokens=max_waiting_tokens, full_batch=2)
+    admission = Admission(max_waiting_tokens=max_waiting_tokens, full_batch=2, in_turns=in_turns)
     size = 10
     past = [Waiting(size, is_bulk=is_bulk, batch_s=batch_s) for _ in range(21)]
     left = [Waiting(size, is_bulk=is_bulk) for _ in range(tokens // size)]
@@ -148,11 +149,34 @@ def test_batches_that_became_short_again_refuse_nobody() -> None:
     admission.admit([Waiting(5, deadline=4.5)], 0.5)
 
 
-def test_a_queue_that_is_gone_in_one_batch_is_not_looked_at() -> None:
-    admission = busy(tokens=20, tokens_per_s=1.0)  # 20 s of work in two works, which are a batch
-    admission.admit([Waiting(5, deadline=4.0)], 0.0)
-    with pytest.raises(OverloadedError, match="has 4 s"):
+def test_a_short_queue_is_judged_by_what_was_seen_a_short_time_ago() -> None:
+    admission = busy(tokens=20, tokens_per_s=1.0)  # 20 s of work in two works, which are a batch: no speed is seen now
+    with pytest.raises(OverloadedError, match="about 20 s of work, and this request has 4 s"):
+        admission.admit([Waiting(5, deadline=5.0)], 1.0)
+    admission.admit([Waiting(5, deadline=7.0)], 3.0)
+
+
+def test_who_finds_nobody_waiting_is_never_refused_for_the_deadline() -> None:
+    admission = busy(tokens=0, tokens_per_s=1.0, batch_s=20.0)
+    admission.admit([Waiting(5, deadline=0.1)], 0.0)
+    assert admission.waiting_works == 1
+
+
+def test_a_batch_that_waits_for_little_is_taken_for_a_short_one() -> None:
+    admission = busy(tokens=10, tokens_per_s=100.0, batch_s=2.0)  # 0.1 s of work, and so a batch of 0.2 s at most
+    with pytest.raises(OverloadedError, match=r"about 0.3 s of work"):
+        admission.admit([Waiting(5, deadline=0.3 / 0.7 - 0.01)], 0.0)
+    admission.admit([Waiting(5, deadline=0.3 / 0.7 + 0.1)], 0.0)
+
+
+def test_what_advances_in_turns_does_not_wait_for_all_that_is_before_it() -> None:
+    admission = busy(tokens=1000, tokens_per_s=100.0, in_turns=True)  # 100 works of 10 tokens
+    admission.check(4.0, 0.0, False)  # 1 s: a token of each of them
+    with pytest.raises(OverloadedError, match="about 5 s of work"):
         admission.admit([Waiting(5, deadline=4.0)], 0.0)
+    with pytest.raises(OverloadedError, match="about 10 s of work"):  # more than all that waits is waited for by nobody
+        admission.admit([Waiting(500, deadline=4.0)], 0.0)
+    admission.admit([Waiting(1, deadline=4.0)], 0.0)
 
 
 def test_several_works_have_the_earliest_deadline_of_them() -> None:
@@ -162,7 +186,12 @@ def test_several_works_have_the_earliest_deadline_of_them() -> None:
 
 
 def test_a_deadline_that_has_passed_is_not_called_overload() -> None:
-    busy(tokens=1000, tokens_per_s=100.0).admit([Waiting(5, deadline=-1.0)], 0.0)
+    refusals = uncounted_refusals()
+    admission = Admission(max_waiting_tokens=100, full_batch=2, refusals=refusals)
+    with pytest.raises(DeadlineError, match="had passed when the request came"):
+        admission.admit([Waiting(5, deadline=1.0)], 1.0)
+    assert (admission.waiting_works, refusals["queue_slow"].value) == (0, 0)
+    admission.admit([Waiting(5, deadline=1.1)], 1.0)
 
 
 def test_what_is_interactive_does_not_wait_for_bulk_and_bulk_waits_for_all() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import math
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -152,8 +153,10 @@ async def test_cancelled_and_expired_work_is_never_computed(scheduler: Scheduler
     running = asyncio.create_task(scheduler.run(Turns(size=1)))
     await gate.wait_entered()
     cancelled = asyncio.create_task(scheduler.run(Turns(size=1)))
-    expired = asyncio.create_task(scheduler.run(Turns(size=1, deadline=0.0)))
+    late = Turns(size=1, deadline=time.monotonic() + 60)
+    expired = asyncio.create_task(scheduler.run(late))
     await handed_over()
+    late.deadline = 0.0
     cancelled.cancel()
     await asyncio.wait([cancelled])
     gate.open.release()
@@ -180,11 +183,13 @@ class Seeing(Admission):
 async def test_only_what_was_computed_counts_as_done(gate: Gate) -> None:
     admission = Seeing()
     scheduler = make_scheduler(gate, admission=admission)
-    works = [Turns(size=1), Turns(size=2, deadline=0.0), Turns(size=3), Turns(size=4)]
-    works[2].abandoned = True
+    works = [Turns(size=number) for number in (1, 2, 3, 4)]
+    running = asyncio.create_task(scheduler.run_all(works))
+    await asyncio.sleep(0)  # they are submitted, and not handed over yet
+    works[1].deadline, works[2].abandoned = 0.0, True
     gate.open.release()
     with pytest.raises(DeadlineError):
-        await scheduler.run_all(works)
+        await running
     gate.open.release()
     with pytest.raises(ModelFailedError):
         await scheduler.run(Turns(size=5, fails=True))
@@ -410,7 +415,6 @@ async def meet_their_fates(runners: int, plans: list[Plan]) -> None:
     for plan in plans:
         told: list[bool] = []
         work = Turns(size=plan.size, left=plan.turns, is_bulk=plan.is_bulk, fails=plan.fate == "fails")
-        work.deadline = 0.0 if plan.fate == "expired" else float("inf")
         work.told = told.append
         try:
             scheduler.submit([work])
@@ -418,6 +422,7 @@ async def meet_their_fates(runners: int, plans: list[Plan]) -> None:
             assert scheduler.waiting_tokens + plan.size > 100
             continue
         taken.append((plan, work, told))
+        work.deadline = 0.0 if plan.fate == "expired" else float("inf")
         if plan.pause:
             await asyncio.sleep(0)
         work.abandoned = plan.fate == "abandoned"
