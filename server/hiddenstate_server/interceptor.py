@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import grpc
@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from hiddenstate_server.call_metrics import CallMetrics, MethodMetrics
 from hiddenstate_server.drain import RunningCalls
 from hiddenstate_server.errors import DeadlineError, OverloadedError, RefusalReason, ServingError
-from hiddenstate_server.logs import log_fields
+from hiddenstate_server.logs import LineBudget, log_fields
 from hiddenstate_server.security.access import Access
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ UNKNOWN_ERROR = "the server failed to answer; its log says why"
 # gRPC sends a status message as a header, where 8 KiB is the most that all receivers take, and a character may need
 # 12 bytes there. A message may quote what the caller sent, which may be long.
 _MAX_MESSAGE = 500
+
+# So many failed calls of a method with the same code are logged in a second.
+_FAILED_LINES = 10
 
 # When a call that was one too many may come again: so long calls take where there are that many.
 _RETRY_S = 0.1
@@ -56,11 +59,16 @@ def retry_after_ms(error: Exception) -> int:
     return 0 if seconds is None else max(1, round(1000 * seconds))
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Guards the methods of the contracts; health, reflection and probes pass by, channelz with a key alone."""
+class CallInterceptor:
+    """Guards the methods of the contracts; health, reflection and probes pass by, channelz with a key alone.
+
+    Services are added to it, as they would be to a server, and it adds their methods to the server. (As one of gRPC's
+    own interceptors it would be asked for each call again.)
+    """
 
     def __init__(
         self,
+        server: grpc.aio.Server,
         *,
         running: RunningCalls,
         metrics: CallMetrics,
@@ -75,9 +83,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         `log_sample` is the share of calls without a failure that are logged, where all are.
         """
+        self._server = server
         self._running = running
         self._metrics = metrics
         self._log_calls = log_calls
+        self._failed = LineBudget(_FAILED_LINES)
         self._log_sample = log_sample
         self._tracing = tracing
         self._access = access
@@ -93,26 +103,21 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             "or come again later",
             "too_many_streams",
         )
-        self._handlers: dict[str, Handler] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> "Handler | None":
-        """Returns the guarded handler of a method, made once."""
-        method = handler_call_details.method
-        if method in self._handlers:
-            return self._handlers[method]
-        handler = await continuation(handler_call_details)
-        if handler is None:  # no such method
-            return None
-        if not method.startswith(OUR_METHODS) or method in PROBES:
-            if handler.unary_unary is None:
-                return handler
-            access = self._access if method.startswith(CHANNELZ) else None
-            return self._handlers.setdefault(method, _forgiving(handler, method, access))
-        return self._handlers.setdefault(method, self._guard(method, handler))
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Does nothing: generated code adds the same methods once more, as registered ones, which are found sooner."""
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
+        """Adds the methods of a service to the server, guarded."""
+        guarded = {name: self._guarded(f"/{service_name}/{name}", method_handlers[name]) for name in method_handlers}
+        self._server.add_registered_method_handlers(service_name, guarded)
+
+    def _guarded(self, method: str, handler: Handler) -> Handler:
+        if method.startswith(OUR_METHODS) and method not in PROBES:
+            return self._guard(method, handler)
+        if handler.unary_unary is None:
+            return handler
+        return _forgiving(handler, method, self._access if method.startswith(CHANNELZ) else None)
 
     def _guard(self, method: str, handler: Handler) -> Handler:
         name = method.rpartition("/")[2]
@@ -130,16 +135,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             behavior = self._tracing.of_call(method, behavior)
         # A stream reads in its own behavior, where errors are seen without help.
         deserialize = handler.request_deserializer if is_stream else _lenient(handler.request_deserializer)
-        behavior = (self._streams if is_stream else self._calls).capped(behavior)
+        places = self._streams if is_stream else self._calls
         if self._access is not None:
             later = None if is_stream else deserialize
             is_long = is_stream or handler.response_streaming
             behavior = self._access.guard(method, behavior, is_long=is_long, deserialize=later)
             deserialize = deserialize if is_stream else None
-        guarded: Handler = make(self._guarded(series, behavior), deserialize, _serialize)
+        guarded: Handler = make(self._answering(series, behavior, places), deserialize, _serialize)
         return guarded
 
-    def _guarded(self, series: MethodMetrics, behavior: Behavior) -> Behavior:
+    def _answering(self, series: MethodMetrics, behavior: Behavior, places: "_Places") -> Behavior:
         running = self._running
 
         async def call(request: Any, context: Context) -> Any:
@@ -152,7 +157,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                         raise DeadlineError("the deadline passed before the server came to this call")
                     if isinstance(request, DecodeError):
                         raise request
-                    return await behavior(request, context)
+                    with places:
+                        return await behavior(request, context)
             except asyncio.CancelledError:
                 code = _cancel_code(context)
                 raise
@@ -167,18 +173,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _end(self, series: MethodMetrics, code: grpc.StatusCode, seconds: float, context: Context) -> None:
         series.end(code.name, seconds)
-        failed = code is not grpc.StatusCode.OK
-        if self._log_calls == "none" or not (failed or self._log_calls == "all"):
-            return
-        if failed or self._log_sample == 1 or random.random() < self._log_sample:
-            fields = log_fields(
-                method=series.method, code=code.name, duration_ms=round(1000 * seconds, 3), peer=context.peer()
-            )
-            _log.info("call", extra=fields)
+        if code is grpc.StatusCode.OK:
+            if self._log_calls == "all" and (self._log_sample == 1 or random.random() < self._log_sample):
+                _log_call(series, code, seconds, context)
+        elif self._log_calls == "all":
+            _log_call(series, code, seconds, context)
+        elif self._log_calls == "failed":
+            left_out = self._failed.take((series.method, code), time.monotonic())
+            if left_out is not None:
+                _log_call(series, code, seconds, context, **({"more_not_logged": left_out} if left_out else {}))
 
 
 class _Places:
-    """How many calls of a kind there may be at a time. Belongs to the event loop."""
+    """How many calls of a kind there may be at a time. Belongs to the event loop.
+
+    Raises:
+        OverloadedError: on entering, where there is no place.
+    """
 
     def __init__(self, most: int, message: str, reason: RefusalReason) -> None:
         self._most = most
@@ -186,19 +197,18 @@ class _Places:
         self._reason = reason
         self._taken = 0
 
-    def capped(self, behavior: Behavior) -> Behavior:
-        """Makes a behavior that takes a place first, and raises OverloadedError where there is none."""
+    def __enter__(self) -> None:
+        if self._taken >= self._most:
+            raise OverloadedError(self._message.format(self._taken), retry_after_s=_RETRY_S, reason=self._reason)
+        self._taken += 1
 
-        async def call(request: Any, context: Context) -> Any:
-            if self._taken >= self._most:
-                raise OverloadedError(self._message.format(self._taken), retry_after_s=_RETRY_S, reason=self._reason)
-            self._taken += 1
-            try:
-                return await behavior(request, context)
-            finally:
-                self._taken -= 1
+    def __exit__(self, *_: object) -> None:
+        self._taken -= 1
 
-        return call
+
+def _log_call(series: MethodMetrics, code: grpc.StatusCode, seconds: float, context: Context, **more: int) -> None:
+    fields = {"method": series.method, "code": code.name, "duration_ms": round(1000 * seconds, 3)}
+    _log.info("call", extra=log_fields(**fields, peer=context.peer(), **more))
 
 
 def _hint(error: Exception) -> tuple[tuple[str, str], ...]:

@@ -21,6 +21,26 @@ def log_fields(**fields: Any) -> dict[str, Fields]:
     return {"fields": fields}
 
 
+class LineBudget:
+    """Lets so many lines of a kind through in a second, and counts the others: under overload there are thousands."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._seconds: dict[object, tuple[int, int]] = {}  # of each kind: the second of the last line, and lines in it
+
+    def take(self, kind: object, now: float) -> int | None:
+        """Returns how many lines of this kind were left out since the last one; None where this one is left out too.
+
+        `now` is of time.monotonic().
+        """
+        second, lines = self._seconds.get(kind, (int(now), 0))
+        if second == int(now):
+            self._seconds[kind] = second, lines + 1
+            return 0 if lines < self._most else None
+        self._seconds[kind] = int(now), 1
+        return max(0, lines - self._most)
+
+
 class _FieldsFormatter(logging.Formatter):
     def __init__(self, fields: Fields | None = None) -> None:
         super().__init__()

@@ -7,10 +7,11 @@ import os
 import sys
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import grpc
 from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 
 from hiddenstate.v1 import language_model_pb2, model_pb2, sentence_encoder_pb2
 from hiddenstate.v1.language_model_pb2_grpc import add_LanguageModelServiceServicer_to_server
@@ -83,20 +84,17 @@ class Server:
         self.metrics.tracing = _tracing(settings)
         if self.metrics.tracing:
             self._parts.callback(self.metrics.tracing.close)
-        self._rpc = grpc.aio.server(
-            interceptors=[
-                CallInterceptor(
-                    running=self.running,
-                    metrics=self.metrics.calls,
-                    log_calls=settings.log_calls,
-                    log_sample=settings.log_sample,
-                    tracing=self.metrics.tracing,
-                    max_calls=settings.max_concurrent_calls,
-                    max_streams=settings.max_streams,
-                    access=self._access,
-                )
-            ],
-            options=server_options(settings),
+        self._rpc = grpc.aio.server(options=server_options(settings))
+        self._methods: Any = CallInterceptor(  # what takes services is typed as a server
+            self._rpc,
+            running=self.running,
+            metrics=self.metrics.calls,
+            log_calls=settings.log_calls,
+            log_sample=settings.log_sample,
+            tracing=self.metrics.tracing,
+            max_calls=settings.max_concurrent_calls,
+            max_streams=settings.max_streams,
+            access=self._access,
         )
 
     @classmethod
@@ -238,23 +236,25 @@ class Server:
 
     async def _add_services(self) -> None:
         repository, settings, running, calls = self.repository, self._settings, self.running, self.metrics.calls
+        methods = self._methods
         language_models = LanguageModelService(repository, settings=settings, running=running, metrics=calls)
-        add_LanguageModelServiceServicer_to_server(language_models, self._rpc)
+        add_LanguageModelServiceServicer_to_server(language_models, methods)
         encoders = SentenceEncoderService(repository, settings=settings, running=running, metrics=calls)
-        add_SentenceEncoderServiceServicer_to_server(encoders, self._rpc)
-        add_ModelServiceServicer_to_server(ModelService(repository), self._rpc)
+        add_SentenceEncoderServiceServicer_to_server(encoders, methods)
+        add_ModelServiceServicer_to_server(ModelService(repository), methods)
         models = TensorModels(repository, settings.engine, self.metrics.sequences)
         inference = InferenceService(repository, models, settings=settings, running=running, metrics=calls)
-        add_GRPCInferenceServiceServicer_to_server(inference, self._rpc)
-        add_unsupported(self._rpc)
-        self._health = await add_health(self._rpc, SERVICES, repository.names())
+        add_GRPCInferenceServiceServicer_to_server(inference, methods)
+        add_unsupported(methods)
+        self._health = await add_health(methods, SERVICES, repository.names())
         repository.listen(ModelHealth(self._health, () if repository.names() else SERVICES))
         others = [HEALTH_SERVICE, reflection.SERVICE_NAME]
         if settings.channelz == "on":
-            add_channelz(self._rpc)
+            add_channelz(methods)
             others.append(CHANNELZ_SERVICE)
         if settings.reflection == "on":
-            reflection.enable_server_reflection((*SERVICES, *others), self._rpc)
+            servicer = reflection.aio.ReflectionServicer((*SERVICES, *others))
+            add_ServerReflectionServicer_to_server(servicer, methods)  # type: ignore[no-untyped-call]
 
 
 def end_process(code: int) -> None:

@@ -1,7 +1,9 @@
 """How errors become statuses, and what is logged of calls."""
 
 import logging
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -93,6 +95,30 @@ async def test_calls_are_logged_as_the_settings_say(
     calls = [each for each in fields if "code" in each]
     assert [call["code"] for call in calls] == logged
     assert all(call["method"] == "Predict" and call["duration_ms"] > 0 and call["peer"] for call in calls)
+
+
+async def test_failed_calls_beyond_ten_in_a_second_are_counted_and_not_logged(
+    models_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "hiddenstate_server.interceptor")
+    now = 5.0
+    clock = SimpleNamespace(monotonic=lambda: now, perf_counter=time.perf_counter)
+    monkeypatch.setattr("hiddenstate_server.interceptor.time", clock)
+    async with serving(models_dir) as wire:
+        for _ in range(12):
+            await failure(wire.language_model.Predict(PredictRequest(text="I", model="nobody")))
+        now = 6.0
+        await failure(wire.language_model.Predict(PredictRequest(text="I", model="nobody")))
+    calls = [record.__dict__["fields"] for record in caplog.records if record.message == "call"]
+    assert [call.get("more_not_logged") for call in calls] == [*[None] * 10, 2]
+
+
+async def test_a_call_whose_deadline_has_passed_is_not_begun(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hiddenstate_server.interceptor._is_late", lambda context: True)
+    monkeypatch.setattr(wire.server.repository, "language_model", raiser(RuntimeError("it was begun")))
+    failed = await failure(wire.language_model.Predict(PredictRequest(text="I"), timeout=60))
+    assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "before the server came to this call" in (failed.details() or "")
 
 
 async def test_a_share_of_the_calls_is_logged(

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 
-from hiddenstate_server.logs import JsonFormatter, PlainFormatter, log_fields
+from hiddenstate_server.logs import JsonFormatter, LineBudget, PlainFormatter, log_fields
 
 
 def record(message: str, *arguments: object, error: bool = False) -> logging.LogRecord:
@@ -47,3 +47,12 @@ def test_a_traceback_stays_in_one_json_line_and_follows_a_plain_one() -> None:
     assert "\n" not in line
     assert "ZeroDivisionError: by zero" in json.loads(line)["exception"]
     assert PlainFormatter().format(record("failed", error=True)).splitlines()[-1] == "ZeroDivisionError: by zero"
+
+
+def test_lines_of_a_kind_beyond_their_number_in_a_second_are_counted_instead() -> None:
+    budget = LineBudget(2)
+    assert [budget.take("a", now) for now in (5.1, 5.2, 5.3, 5.9)] == [0, 0, None, None]
+    assert budget.take("b", 5.9) == 0
+    assert [budget.take("a", now) for now in (6.0, 6.1, 6.2)] == [2, 0, None]
+    assert budget.take("b", 7.0) == 0
+    assert budget.take("a", 9.0) == 1

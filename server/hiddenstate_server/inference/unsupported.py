@@ -31,7 +31,7 @@ def add_unsupported(server: grpc.aio.Server) -> None:
         method: grpc.unary_unary_rpc_method_handler(_refusing(method, instead), request_deserializer=_unread)
         for method, instead in _INSTEAD.items()
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
+    server.add_registered_method_handlers(_SERVICE, handlers)
 
 
 def _refusing(method: str, instead: str) -> Any:
