@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 WAIT_S = 60.0
+PORT_IN_USE = "end what listens there, or choose another port (0 takes a free one)"
 COMMAND = (sys.executable, "-c", "from hiddenstate.cli import main; main()", "serve")
 
 

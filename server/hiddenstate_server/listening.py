@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EADDRINUSE
 
 from hiddenstate_server.config import Address, flag
 from hiddenstate_server.errors import ConfigError
@@ -54,4 +55,7 @@ def _bound(name: str, address: Address, *options: int) -> Iterator[socket.socket
 
 
 def _cannot_listen(name: str, address: Address, error: OSError) -> ConfigError:
-    return ConfigError(f"{flag(name)} {address}: cannot listen there: {error.strerror}")
+    way_out = (
+        "; end what listens there, or choose another port (0 takes a free one)" if error.errno == EADDRINUSE else ""
+    )
+    return ConfigError(f"{flag(name)} {address}: cannot listen there: {error.strerror}{way_out}")

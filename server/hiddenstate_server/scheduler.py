@@ -165,7 +165,12 @@ class Scheduler:
         if self._draining:
             raise ShuttingDownError("the server is shutting down; send the request to another replica")
         now = time.monotonic()
-        self._admission.admit(works, now)
+        try:
+            self._admission.admit(works, now)
+        except ServingError:
+            for work in works:
+                work.told = _ignore  # as at the end: else it holds who is told, and is held by it
+            raise
         if self._tracing:
             self._tracing.begin(works)
         self._idle.clear()

@@ -26,7 +26,7 @@ from hiddenstate.v1.language_model_pb2 import (
 )
 from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceStub
 from hiddenstate_server.bundle import BUNDLE_FILE, Bundle, write_bundle
-from serve_process import COMMAND, WAIT_S, failed_serve, serve
+from serve_process import COMMAND, PORT_IN_USE, WAIT_S, failed_serve, serve
 
 TEXT = "I would like to thank"
 
@@ -181,7 +181,7 @@ def test_a_port_in_use_is_told_in_one_line_with_exit_code_1(models_dir: Path) ->
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         result = failed_serve("--models", str(models_dir), "--listen", address, "--metrics", "off")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == f"Error: --listen {address}: cannot listen there: Address already in use\n"
+    assert result.stderr == f"Error: --listen {address}: cannot listen there: Address already in use; {PORT_IN_USE}\n"
 
 
 def _one(message: PredictStreamRequest, ended: threading.Event) -> Iterator[PredictStreamRequest]:

@@ -27,7 +27,7 @@ from hiddenstate.v1.language_model_pb2 import (
     StreamedPredictRequest,
 )
 from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceStub
-from serve_process import WAIT_S, ServeProcess, failed_serve, serve
+from serve_process import PORT_IN_USE, WAIT_S, ServeProcess, failed_serve, serve
 
 TEXT = "I would like to thank"
 OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)  # else the channels of one process share theirs
@@ -184,7 +184,10 @@ def test_ports_in_use_are_told_by_their_flags(models_dir: Path) -> None:
         for flags in (("--listen", address, "--metrics", "off"), ("--listen", "127.0.0.1:0", "--metrics", address)):
             result = failed_serve("--models", str(models_dir), "--workers", "2", *flags)
             name = flags[0] if flags[1] == address else flags[2]
-            assert result.stderr == f"Error: {name} {address}: cannot listen there: Address already in use\n"
+            assert (
+                result.stderr
+                == f"Error: {name} {address}: cannot listen there: Address already in use; {PORT_IN_USE}\n"
+            )
             assert (result.returncode, result.stdout) == (1, "")
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -147,6 +148,23 @@ async def test_more_tokens_than_may_wait_are_refused_at_once_and_nothing_of_them
     gate.open.release()
     await running
     assert (any_scheduler.waiting_requests, any_scheduler.waiting_tokens) == (0, 0)
+
+
+async def test_refused_work_is_gone_at_once(scheduler: Scheduler, gate: Gate) -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.work = Turns(size=101)
+            self.work.told = self.hear
+
+        def hear(self, over: bool) -> None:
+            raise AssertionError
+
+    owner = Owner()
+    gone = weakref.ref(owner)
+    with pytest.raises(OverloadedError):
+        scheduler.submit([owner.work])
+    del owner
+    assert gone() is None  # without a collector of cycles
 
 
 async def test_cancelled_and_expired_work_is_never_computed(scheduler: Scheduler, gate: Gate) -> None:

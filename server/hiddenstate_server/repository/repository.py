@@ -39,6 +39,8 @@ SOURCE_NAME = "hiddenstate.repository"
 # Models that are loaded at a time: each may hold its graphs in two variants until the faster one is known.
 _MOST_LOADS = 4
 
+_WANTED = "name the folder that holds models, each in a folder NAME/VERSION with a bundle.json or a model.onnx"
+
 _log = logging.getLogger(__name__)
 
 
@@ -235,14 +237,14 @@ class Repository:
             )
 
     def _start(self, may_be_empty: bool) -> None:
-        self._listing = self.source.scan()
+        try:
+            self._listing = self.source.scan()
+        except ConfigError as error:
+            raise ConfigError(f"{error}; {_WANTED}") from None
         if not self._listing and may_be_empty and self.source.is_empty():
             _log.warning("%s is empty: the server is not ready before a model is there", self.source)
         elif not self._listing:
-            raise ConfigError(
-                f"--models {self.source}: has no models; a model is a folder NAME/VERSION with a bundle.json or a "
-                "model.onnx"
-            )
+            raise ConfigError(f"--models {self.source}: has no models; {_WANTED}")
         with ThreadPoolExecutor(self._loads_at_start) as pool:
             states = list(pool.map(lambda model: self._loads.update(model, ModelState()), self._listing.values()))
         for name, state in zip(self._listing, states, strict=True):
