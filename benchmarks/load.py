@@ -8,7 +8,9 @@ from typing import Literal
 from benchmarks.processes import output
 from benchmarks.samples import Measured
 
-Kind = Literal["encode", "predict", "score", "http", "tasks", "threads", "bulk", "contexts", "encode-stream", "hold"]
+Kind = Literal[
+    "encode", "infer", "predict", "score", "http", "tasks", "threads", "bulk", "contexts", "encode-stream", "hold"
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

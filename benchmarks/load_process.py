@@ -14,6 +14,7 @@ from benchmarks.samples import Measured
 
 _KINDS: dict[Kind, Callable[[Load], Measured | Awaitable[Measured]]] = {
     "encode": unary_load.grpc,
+    "infer": unary_load.grpc,
     "predict": unary_load.grpc,
     "score": unary_load.grpc,
     "http": unary_load.http,

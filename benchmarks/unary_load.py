@@ -13,8 +13,10 @@ from benchmarks.texts import distinct_words, sentences, texts
 from hiddenstate import AsyncClient
 from hiddenstate.v1.language_model_pb2 import PredictRequest, ScoreRequest
 from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
+from hiddenstate_server.inference.open_inference_pb2 import ModelInferRequest
 
 _ENCODE = "/hiddenstate.v1.SentenceEncoderService/Encode"
+_INFER = "/inference.GRPCInferenceService/ModelInfer"
 _PREDICT = "/hiddenstate.v1.LanguageModelService/Predict"
 _SCORE = "/hiddenstate.v1.LanguageModelService/Score"
 _SENTENCES, _SCORED = 4096, 64
@@ -57,6 +59,9 @@ async def _calls(load: Load) -> tuple[str, Iterator[bytes]]:
     if load.kind == "encode":
         encodes = [EncodeRequest(sentences=[text]) for text in sentences(_SENTENCES, load.seed)]
         return _ENCODE, itertools.cycle([request.SerializeToString() for request in encodes])
+    if load.kind == "infer":
+        infers = [_infer_request(text) for text in sentences(_SENTENCES, load.seed)]
+        return _INFER, itertools.cycle([request.SerializeToString() for request in infers])
     if load.kind == "score":
         scored = texts([load.num_words] * _SCORED, load.seed + load.part, load.vocab_size)
         return _SCORE, itertools.cycle([ScoreRequest(text=text).SerializeToString() for text in scored])
@@ -64,6 +69,12 @@ async def _calls(load: Load) -> tuple[str, Iterator[bytes]]:
     words = distinct_words(load.part, load.parts, load.seed, load.vocab_size)
     predicts = [PredictRequest(text=f"{beginning} {word}".strip(), top_k=load.top_k) for word in words]
     return _PREDICT, iter([request.SerializeToString() for request in predicts])
+
+
+def _infer_request(text: str) -> ModelInferRequest:
+    request = ModelInferRequest(model_name="encoder")
+    request.inputs.add(name="text", datatype="BYTES", shape=[1]).contents.bytes_contents.append(text.encode())
+    return request
 
 
 async def _seen_before(load: Load) -> str:

@@ -85,6 +85,7 @@ def _unary_peers(bench: Bench, stack: ExitStack) -> dict[str, Run]:
         return {f"{LIMIT}: the load's own limit": echo}
     return {
         "plain grpc.aio": bench.load(stack.enter_context(peers.plain_grpc(bundle)), kind="encode", callers=32),
+        "MLServer (gRPC)": bench.load(stack.enter_context(peers.mlserver(bundle)), kind="infer", callers=32),
         "mosec (HTTP)": bench.load(stack.enter_context(peers.mosec(bundle)), kind="http", callers=32),
         f"{LIMIT}: the load's own limit": echo,
     }
