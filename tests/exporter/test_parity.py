@@ -198,14 +198,16 @@ def test_a_head_whose_words_are_ranked_otherwise_is_refused(tmp_path: Path) -> N
         check_language_model(OnnxLanguageModel(tmp_path, graphs), model, np.roll(RANKS, 1))
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max"])
+POOL_EVERYTHING: dict[str, Callable[[Nodes], Any]] = {
+    "mean": lambda nodes: setattr(nodes["Less_0"], "op_type", "GreaterOrEqual"),
+    "max": lambda nodes: nodes["Min_0"].input.__setitem__(1, nodes["Min_0"].input[0]),
+}
+
+
+@pytest.mark.parametrize("pooling", POOL_EVERYTHING)
 def test_an_encoder_that_pools_over_padding_is_refused(tmp_path: Path, pooling: str) -> None:
     graphs, model = _encoder(tmp_path, pooling=pooling)
-
-    def pool_everything(nodes: Nodes, graph: onnx.GraphProto) -> None:
-        nodes["Less_0"].op_type = "GreaterOrEqual"
-
-    _edit(tmp_path / "encoder.onnx", pool_everything)
+    _edit(tmp_path / "encoder.onnx", lambda nodes, graph: POOL_EVERYTHING[pooling](nodes))
     with pytest.raises(ParityError, match="embeddings"):
         check_sentence_encoder(OnnxSentenceEncoder(tmp_path, graphs), model)
 
