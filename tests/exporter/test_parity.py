@@ -168,8 +168,9 @@ def _ignore_restriction(nodes: Nodes, graph: onnx.GraphProto) -> None:
 
 def _widen_upper_rank(nodes: Nodes, graph: onnx.GraphProto) -> None:
     branch = next(attribute.g for attribute in nodes["If_0"].attribute if attribute.name == "then_branch")
-    less = next(node for node in branch.node if node.op_type == "Less")
-    less.op_type = "LessOrEqual"
+    above = [node for node in branch.node if node.op_type == "Sub"][-1]  # the upper end less the ranks
+    end = next(node for node in branch.node if node.output[0] == above.input[0])
+    end.op_type = "Add"  # half a rank above the first that is too many, not below it
 
 
 HEAD_DAMAGE: dict[str, Damage] = {
