@@ -254,6 +254,14 @@ def test_equal_weights_give_equal_bytes(tmp_path: Path) -> None:
         assert (first / file).read_bytes() == (second / file).read_bytes()
 
 
+@pytest.mark.parametrize(("cell", "copied"), [("rnn", 0), ("lstm", 1), ("gru", 1)])
+def test_a_loop_copies_only_what_it_carries_on_as_it_collects_it(tmp_path: Path, cell: Cell, copied: int) -> None:
+    path = int8_language_model_bundle(tmp_path, cell=cell)
+    model = onnx.load(path / "recurrent.int8.onnx", load_external_data=False)
+    bodies = [a.g for node in model.graph.node if node.op_type == "Scan" for a in node.attribute if a.name == "body"]
+    assert [sum(node.op_type == "Identity" for node in body.node) for body in bodies] == [copied, copied]
+
+
 def test_no_product_of_activations_is_left_in_float32(tmp_path: Path) -> None:
     path = int8_language_model_bundle(tmp_path, connections="highway", num_layers=3)
     for graph in ("recurrent.int8.onnx", "head.int8.onnx"):

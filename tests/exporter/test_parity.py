@@ -168,8 +168,9 @@ def _ignore_restriction(nodes: Nodes, graph: onnx.GraphProto) -> None:
 
 def _widen_upper_rank(nodes: Nodes, graph: onnx.GraphProto) -> None:
     branch = next(attribute.g for attribute in nodes["If_0"].attribute if attribute.name == "then_branch")
-    less = next(node for node in branch.node if node.op_type == "Less")
-    less.op_type = "LessOrEqual"
+    above = [node for node in branch.node if node.op_type == "Sub"][-1]  # the upper end less the ranks
+    end = next(node for node in branch.node if node.output[0] == above.input[0])
+    end.op_type = "Add"  # half a rank above the first that is too many, not below it
 
 
 HEAD_DAMAGE: dict[str, Damage] = {
@@ -198,14 +199,16 @@ def test_a_head_whose_words_are_ranked_otherwise_is_refused(tmp_path: Path) -> N
         check_language_model(OnnxLanguageModel(tmp_path, graphs), model, np.roll(RANKS, 1))
 
 
-@pytest.mark.parametrize("pooling", ["mean", "max"])
+POOL_EVERYTHING: dict[str, Callable[[Nodes], Any]] = {
+    "mean": lambda nodes: setattr(nodes["Less_0"], "op_type", "GreaterOrEqual"),
+    "max": lambda nodes: nodes["Min_0"].input.__setitem__(1, nodes["Min_0"].input[0]),
+}
+
+
+@pytest.mark.parametrize("pooling", POOL_EVERYTHING)
 def test_an_encoder_that_pools_over_padding_is_refused(tmp_path: Path, pooling: str) -> None:
     graphs, model = _encoder(tmp_path, pooling=pooling)
-
-    def pool_everything(nodes: Nodes, graph: onnx.GraphProto) -> None:
-        nodes["Less_0"].op_type = "GreaterOrEqual"
-
-    _edit(tmp_path / "encoder.onnx", pool_everything)
+    _edit(tmp_path / "encoder.onnx", lambda nodes, graph: POOL_EVERYTHING[pooling](nodes))
     with pytest.raises(ParityError, match="embeddings"):
         check_sentence_encoder(OnnxSentenceEncoder(tmp_path, graphs), model)
 

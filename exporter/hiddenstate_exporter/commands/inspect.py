@@ -25,7 +25,7 @@ Examples:
 GATES_EPILOG = """
 \b
 Example:
-  hiddenstate inspect gates models/english-lm/2 "I would like to thank you, Mr. President." --out pictures/
+  hiddenstate inspect gates models/english-lm/3 "I would like to thank you, Mr. President." --out pictures/
 """
 
 OUT = click.option(

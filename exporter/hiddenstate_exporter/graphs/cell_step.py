@@ -2,7 +2,7 @@
 
 A step takes what the input gives to the gates and what the recurrent product gives, each [batch, gates * hidden_size]
 with the gates in the order of `cell_graph.OPERATORS`, and the state; it returns the next state. Biases are in the
-products. Gates with a sigmoid come first in that order, so that one node serves them all.
+products. Gates with a sigmoid come first in that order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +20,9 @@ def _rnn(body: GraphBuilder, size: int, x: str, r: str, state: Sequence[str]) ->
 
 def _lstm(body: GraphBuilder, size: int, x: str, r: str, state: Sequence[str]) -> list[str]:
     _, c = state
-    gates, candidate = _split(body, body.op("Add", r, x), 3 * size, size)
-    i, o, f = _split(body, body.op("Sigmoid", gates), size, size, size)
+    # A Split copies: one, and a Sigmoid for each gate, is faster than one Sigmoid between two.
+    *gates, candidate = _split(body, body.op("Add", r, x), size, size, size, size)
+    i, o, f = (body.op("Sigmoid", gate) for gate in gates)
     kept, new = body.op("Mul", f, c), body.op("Mul", i, body.op("Tanh", candidate))
     c = body.op("Add", kept, new)
     return [body.op("Mul", o, body.op("Tanh", c)), c]
@@ -41,3 +42,4 @@ def _split(body: GraphBuilder, value: str, *sizes: int) -> list[str]:
 
 
 STEPS: Final[Mapping[Cell, Step]] = {"rnn": _rnn, "lstm": _lstm, "gru": _gru}
+READS_H: Final[frozenset[Cell]] = frozenset({"gru"})  # cells whose step reads h, not only the recurrent product with it

@@ -18,6 +18,7 @@ FLOAT = onnx.TensorProto.FLOAT
 FLOAT16 = onnx.TensorProto.FLOAT16
 INT64 = onnx.TensorProto.INT64
 INT32 = onnx.TensorProto.INT32
+UINT8 = onnx.TensorProto.UINT8
 BOOL = onnx.TensorProto.BOOL
 
 

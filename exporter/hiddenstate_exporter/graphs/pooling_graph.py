@@ -23,9 +23,9 @@ def pool(builder: GraphBuilder, weights: Weights, shape: StackShape, x: str, poo
     """
     if pooling == "last":
         return _pool_last(builder, shape, x), shape.output_size
-    valid = valid_positions(builder, x)
     if pooling == "max":
-        return _pool_max(builder, x, valid), shape.output_size
+        return _pool_max(builder, shape, x), shape.output_size
+    valid = valid_positions(builder, x)
     if pooling == "mean":
         return _pool_mean(builder, x, valid), shape.output_size
     return _pool_by_attention(builder, weights, shape.output_size, x, valid)
@@ -47,9 +47,25 @@ def _pool_last(builder: GraphBuilder, shape: StackShape, x: str) -> str:
     return builder.op("Reshape", ends, builder.constant([0, shape.output_size]))
 
 
-def _pool_max(builder: GraphBuilder, x: str, valid: str) -> str:
-    masked = builder.op("Where", valid, x, builder.constant(-np.inf, np.float32))
-    return builder.op("ReduceMax", masked, axes=[0], keepdims=0)
+def _pool_max(builder: GraphBuilder, shape: StackShape, x: str) -> str:
+    """Reads the last token again in place of what lies behind it, which changes no maximum.
+
+    One Gather thus masks, and puts the batch first: over the first axis, ONNX Runtime's ReduceMax takes ten times as
+    long as over the second.
+    """
+    rows = builder.op("Reshape", x, builder.constant([-1, shape.output_size]))  # [seq * batch, output_size]
+    return builder.op("ReduceMax", builder.op("Gather", rows, _valid_rows(builder, x), axis=0), axes=[1], keepdims=0)
+
+
+def _valid_rows(builder: GraphBuilder, x: str) -> str:
+    """Returns where in [seq * batch] each token lies, the last again behind a sentence's end: int64 [batch, seq]."""
+    seq, batch_size = (builder.op("Squeeze", builder.op("Shape", x, start=axis, end=axis + 1)) for axis in (0, 1))
+    positions, rows = (
+        builder.op("Range", builder.constant(0), size, builder.constant(1)) for size in (seq, batch_size)
+    )  # [seq], [batch]
+    last = builder.op("Sub", builder.op("Cast", "lengths", to=INT64), builder.constant(1))  # [batch]
+    last, rows = (builder.op("Unsqueeze", each, builder.constant([1])) for each in (last, rows))
+    return builder.op("Add", builder.op("Mul", builder.op("Min", positions, last), batch_size), rows)
 
 
 def _pool_mean(builder: GraphBuilder, x: str, valid: str) -> str:
