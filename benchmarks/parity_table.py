@@ -26,6 +26,7 @@ from hiddenstate_exporter.graphs.stack_shape import Cell, Connections
 from hiddenstate_exporter.networks.language_model import LanguageModel, LanguageModelConfig
 from hiddenstate_exporter.networks.sentence_encoder import SentenceEncoder, SentenceEncoderConfig
 from hiddenstate_exporter.publishing.build import Label, build_bundle
+from hiddenstate_exporter.publishing.fp16_variant import build_fp16
 from hiddenstate_exporter.publishing.int8_variant import build_int8
 from hiddenstate_exporter.training.checkpoint import Checkpoint
 from hiddenstate_exporter.training.vocabulary import train_word_tokenizer
@@ -138,7 +139,8 @@ def _worst(row: Row, hidden_size: int, depth: int, seed: int) -> Worst:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         bundle = build_bundle(folder, checkpoint, label)
-        variants = {**bundle.variants, "int8": build_int8(folder, bundle, checkpoint)}
+        fp16, int8 = (build(folder, bundle, checkpoint) for build in (build_fp16, build_int8))
+    variants = {**bundle.variants, "fp16": fp16, "int8": int8}
     worst: Worst = {name: variant.parity.worst for name, variant in variants.items()}
     click.echo(f"{' '.join(row.words())} {row.pooling} {depth}x{hidden_size}: {worst}", err=True)
     return worst

@@ -32,7 +32,7 @@ TOLERANCE = 1.0
 def int8_language_model_bundle(folder: Path, *, fold_limit: int = FOLD_LIMIT, **fields: Any) -> Path:
     """Writes a language model to `folder/tiny-lm/1`; see `language_model_bundle`."""
     path = language_model_bundle(folder, **fields)
-    shape = _shape(path, bidirectional=False)
+    shape = bundle_shape(path, bidirectional=False)
     weights = language_model_weights(VOCAB_SIZE, shape, seed=0)
     ranks = word_ranks([*SPECIALS, *WORDS], range(len(SPECIALS)))
     graphs = load_bundle(path).variants["fp32"].graphs
@@ -53,7 +53,7 @@ def int8_sentence_encoder_bundle(
 ) -> Path:
     """Writes a sentence encoder to `folder/tiny-encoder/1`; see `sentence_encoder_bundle`."""
     path = sentence_encoder_bundle(folder, pooling=pooling, **fields)
-    bundle, shape = load_bundle(path), _shape(path, bidirectional=True)
+    bundle, shape = load_bundle(path), bundle_shape(path, bidirectional=True)
     assert bundle.sentence_encoder is not None
     weights = sentence_encoder_weights(VOCAB_SIZE, shape, bundle.sentence_encoder.dimension, pooling, seed=0)
     written = write_int8_sentence_encoder_graphs(
@@ -69,7 +69,8 @@ def int8_sentence_encoder_bundle(
     return _add(path, written)
 
 
-def _shape(path: Path, *, bidirectional: bool) -> StackShape:
+def bundle_shape(path: Path, *, bidirectional: bool) -> StackShape:
+    """Returns the sizes of the recurrent layers of a bundle."""
     architecture = load_bundle(path).architecture
     assert architecture.cell != "transformer"
     return StackShape(

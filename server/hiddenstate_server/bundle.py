@@ -3,7 +3,7 @@
     bundle.json      what the model is, with a checksum of every other file (this module owns its schema)
     tokenizer.json   Hugging Face `tokenizers` file
     *.onnx           graphs; their weights lie in weights.bin (ONNX external data), stored in `dtype`
-    weights.bin
+    weights.bin      (those that only the graphs of another variant have, in weights.VARIANT.bin)
     README.md        model card
 
 Graphs, by kind (all arrays batch-first; `seq` and `batch` are dynamic):
@@ -122,7 +122,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     parity: Parity
     metrics: dict[str, float] = {}  # where they differ from the bundle's
     activation_bounds: dict[str, Amount] = {}  # of what int8 products read: tensor -> largest absolute value
-    state_bounds: tuple[StateBound, ...] = ()  # what a given state must keep to, for these bounds to hold
+    state_bounds: tuple[StateBound, ...] = ()  # what a given state must keep to for products to read it whole
     weight_bits: int = 8  # of int8 products; with 7 no pair of them leaves 16 bits, and every CPU computes the same
 
 
@@ -147,7 +147,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     architecture: Architecture
     vocab_size: Size
     parameters: Size
-    dtype: Literal["float32", "float16"]  # of the stored weights; graphs compute in float32
+    dtype: Literal["float32", "float16"]  # of the stored weights, whatever the graphs compute in
     opset: Size
     variants: dict[VariantName, Variant]
     language_model: LanguageModelSpec | None = None

@@ -85,7 +85,8 @@ class EngineSettings:
     variant: Literal["auto", "fp32", "fp16", "int8"] = setting(
         "auto",
         "Model execution",
-        "Which graphs of a bundle to run. auto and int8 take int8 where the machine is fast at it, else fp32.",
+        "Which graphs of a bundle to run. auto takes int8 on a CPU, fp16 on a GPU, where this machine is faster at it, "
+        "else fp32; so do int8 and fp16, with a warning.",
     )
     cores: int = setting(0, "Model execution", "Cores to plan for. 0 takes all that the process may use.")
     threads: int = setting(0, "Model execution", "Threads of one model run. 0 lets the server choose.")

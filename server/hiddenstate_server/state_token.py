@@ -94,7 +94,7 @@ def unpack_state(token: bytes, fingerprint: bytes, state_size: int, keys: StateK
 
 
 def check_bounds(state: State, bounds: Sequence[StateBound]) -> None:
-    """Checks that a state is one that the model can have made; an int8 product would cut off what is beyond.
+    """Checks that a state is one that the model can have made; int8 would cut off what is beyond, float16 overflow.
 
     Raises:
         InvalidRequestError: a value is outside its bound by more than float32 rounding.

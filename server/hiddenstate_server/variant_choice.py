@@ -1,7 +1,8 @@
-"""Chooses which graphs of a bundle to run: int8 where this machine runs them faster than float32, and as they were
-published.
+"""Chooses which graphs of a bundle to run: int8 on a CPU, float16 on a GPU, where this machine runs them faster than
+float32, and as they were published.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiddenstate_server.bundle import Bundle, VariantName
-from hiddenstate_server.errors import ConfigError
+from hiddenstate_server.errors import BundleError, ConfigError
 from hiddenstate_server.providers import CPU, Provider
 
 Wanted = Literal["auto", "fp32", "fp16", "int8"]
 
-# What a machine must gain for int8 to be worth its rounding, over both batch sizes on average.
+_log = logging.getLogger(__name__)
+
+# What a machine must gain for other graphs to be worth their rounding, over both batch sizes on average.
 _LEAST_GAIN = 1.1
 _BATCH_SIZES = (1, 16)
 _RUNS = 7  # the fastest counts: a busy machine only ever adds to a run
@@ -46,30 +49,42 @@ class Choice(NamedTuple, Generic[R]):
 
 
 def load_variant(wanted: Wanted, bundle: Bundle, provider: Provider, load: Callable[[VariantName], R]) -> Choice[R]:
-    """Loads the graphs that are wanted; instead of int8 those in float32 where int8 is not fast.
+    """Loads the graphs that are wanted; instead of int8 or float16 those in float32 where the others are not faster.
 
     Raises:
         ConfigError: the bundle lacks the wanted variant.
-        BundleError: its graphs cannot be loaded.
+        BundleError: its graphs, or those in float32 beside it, cannot be loaded.
     """
     if wanted != "auto" and wanted not in bundle.variants:
         raise ConfigError(f"--variant {wanted}: {bundle.name} {bundle.version} has only {', '.join(bundle.variants)}")
-    if wanted in ("fp32", "fp16") or "fp32" not in bundle.variants:
-        name = next(iter(bundle.variants)) if wanted == "auto" else wanted
+    rival = _rival(provider) if wanted == "auto" else wanted
+    if wanted == "fp32" or "fp32" not in bundle.variants:
+        name = rival if rival in bundle.variants else next(iter(bundle.variants))
         return Choice(load(name), name, "as asked" if wanted != "auto" else "the bundle has no float32 graphs")
-    if problem := _problem(bundle, provider):
+    if problem := _problem(rival, bundle, provider):
         return Choice(load("fp32"), "fp32", problem)
-    return _faster(bundle, load("fp32"), load("int8"))
+    fp32 = load("fp32")
+    try:
+        loaded = load(rival)
+    except BundleError as error:  # a provider may lack an operator that others have
+        _log.warning("%s graphs cannot be loaded on %s: %s", rival, provider.name, error)
+        return Choice(fp32, "fp32", f"{rival} graphs do not run here")
+    return _faster(bundle, fp32, loaded, rival)
 
 
-def _problem(bundle: Bundle, provider: Provider) -> str | None:
-    """Says why int8 need not even be tried, or None."""
-    if "int8" not in bundle.variants:
-        return "the bundle has no int8 graphs"
-    if provider.name != CPU:
-        return f"{provider.name} has no int8 products of this kind"
+def _rival(provider: Provider) -> VariantName:
+    """Returns what might be faster than fp32."""
+    return "int8" if provider.name == CPU else "fp16"
+
+
+def _problem(rival: VariantName, bundle: Bundle, provider: Provider) -> str | None:
+    """Says why a variant need not even be tried, or None."""
+    if rival not in bundle.variants:
+        return f"the bundle has no {rival} graphs"
+    if rival != _rival(provider):
+        return f"{provider.name} has no {rival} products of this kind"
     # Without these instructions x86 adds products of bytes up in 16 bits, which weights of 8 bits overflow.
-    if bundle.variants["int8"].weight_bits > _PORTABLE_BITS and _lacks_instructions():
+    if rival == "int8" and bundle.variants[rival].weight_bits > _PORTABLE_BITS and _lacks_instructions():
         return "this CPU has no instructions for int8 products of weights with 8 bits"
     return None
 
@@ -87,27 +102,27 @@ def _lacks_instructions() -> bool:
     return False
 
 
-def _faster(bundle: Bundle, fp32: R, int8: R) -> Choice[R]:
-    allowed = sum(bundle.variants[name].parity.tolerance for name in ("fp32", "int8"))
-    difference = max(_difference(fp32, int8, batch_size) for batch_size in _BATCH_SIZES)
+def _faster(bundle: Bundle, fp32: R, rival: R, name: VariantName) -> Choice[R]:
+    allowed = sum(bundle.variants[variant].parity.tolerance for variant in ("fp32", name))
+    difference = max(_difference(fp32, rival, batch_size) for batch_size in _BATCH_SIZES)
     if not difference <= allowed:  # NaN must not pass
-        return Choice(fp32, "fp32", f"int8 graphs differ from it by {difference:.2g} here, {allowed:.2g} is allowed")
+        return Choice(fp32, "fp32", f"{name} graphs differ from it by {difference:.2g} here, {allowed:.2g} is allowed")
     with _measuring:
-        gains = [_gain(fp32, int8, batch_size) for batch_size in _BATCH_SIZES]
+        gains = [_gain(fp32, rival, batch_size) for batch_size in _BATCH_SIZES]
     measured = " and ".join(f"{gain:.1f} in batches of {size}" for gain, size in zip(gains, _BATCH_SIZES, strict=True))
     if np.prod(gains) < _LEAST_GAIN ** len(gains):
-        return Choice(fp32, "fp32", f"int8 is not faster here: {measured} times as fast")
-    return Choice(int8, "int8", f"{measured} times as fast as fp32 here")
+        return Choice(fp32, "fp32", f"{name} is not faster here: {measured} times as fast")
+    return Choice(rival, name, f"{measured} times as fast as fp32 here")
 
 
-def _difference(fp32: Runner, int8: Runner, batch_size: int) -> float:
-    pairs = zip(fp32.trial(batch_size), int8.trial(batch_size), strict=True)
+def _difference(fp32: Runner, rival: Runner, batch_size: int) -> float:
+    pairs = zip(fp32.trial(batch_size), rival.trial(batch_size), strict=True)
     return max(float(np.abs(one - other).max()) for one, other in pairs)
 
 
-def _gain(fp32: Runner, int8: Runner, batch_size: int) -> float:
-    """Returns how many times as fast int8 is; both run by turns, so that what slows the machine slows both."""
-    turns = [(_seconds(fp32, batch_size), _seconds(int8, batch_size)) for _ in range(_RUNS)]
+def _gain(fp32: Runner, rival: Runner, batch_size: int) -> float:
+    """Returns how many times as fast the rival is; both run by turns, so that what slows the machine slows both."""
+    turns = [(_seconds(fp32, batch_size), _seconds(rival, batch_size)) for _ in range(_RUNS)]
     return min(one for one, _ in turns) / min(other for _, other in turns)
 
 

@@ -9,6 +9,7 @@ from bundles import language_model_bundle
 from checkpoints import language_model_checkpoint, saved, sentence_encoder_checkpoint
 from hiddenstate_exporter.cli import evaluate, export
 from hiddenstate_exporter.publishing import parity
+from hiddenstate_exporter.publishing.measurement import Data
 from hiddenstate_server.bundle import load_bundle
 from int8_bundles import int8_language_model_bundle
 
@@ -98,7 +99,8 @@ def test_evaluate_names_a_bundle_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variants", "problem"), [("fp16", "'fp16' is none of fp32, int8"), ("int8", "fp32 is missing")]
+    ("variants", "problem"),
+    [("fp32,bf16", "'bf16' is none of fp32, fp16, int8"), ("int8", "fp32 is missing"), ("fp16", "fp32 is missing")],
 )
 def test_variants_that_cannot_be_published_are_a_usage_error(tmp_path: Path, variants: str, problem: str) -> None:
     result = _export(tmp_path / "best.pt", "--to", tmp_path / "models", "--variants", variants)
@@ -113,6 +115,18 @@ def test_int8_is_refused_with_the_flag_that_it_needs(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "give text that training held out with --data" in result.output
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.usefixtures("small_grid")
+def test_export_publishes_the_variants_that_are_asked_for(tmp_path: Path, text: Data) -> None:
+    path, models = saved(language_model_checkpoint(), tmp_path), tmp_path / "models"
+    data = ["--data", *text.sources, "--part", text.part]
+    result = _export(path, "--to", models, "--name", "lm", "--variants", "fp32, fp16", *data)
+    assert result.exit_code == 0, result.output
+    assert list(load_bundle(models / "lm" / "1").variants) == ["fp32", "fp16"]
+    measured = _evaluate(models / "lm" / "1", *data, "--variant", "fp16")
+    assert measured.exit_code == 0, measured.output
+    assert "lm 1 fp16" in measured.output
 
 
 def test_evaluate_measures_the_variant_that_is_asked_for(tmp_path: Path) -> None:

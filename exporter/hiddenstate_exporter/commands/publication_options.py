@@ -30,6 +30,8 @@ STS = click.option(
     help="Sentence pairs to measure a sentence encoder on, in the form of the STS Benchmark.",
 )
 
+VARIANTS = ("fp32", "fp16", "int8")
+
 
 class Variants(click.ParamType):  # type: ignore[type-arg]  # generic only in the newest click
     """Names of variants with commas between them."""
@@ -40,8 +42,8 @@ class Variants(click.ParamType):  # type: ignore[type-arg]  # generic only in th
         """Reads a list, in which fp32 must stand."""
         names = value if isinstance(value, tuple) else tuple(name.strip() for name in value.split(","))
         for name in names:
-            if name not in ("fp32", "int8"):
-                self.fail(f"{name!r} is none of fp32, int8", param, ctx)
+            if name not in VARIANTS:
+                self.fail(f"{name!r} is none of {', '.join(VARIANTS)}", param, ctx)
         if names and "fp32" not in names:
             self.fail("fp32 is missing: servers fall back on it, and the others are measured against it", param, ctx)
         return names
@@ -64,14 +66,15 @@ def publication_options(*, name: str, license: str) -> Callable[[Callable[..., A
             "--dtype",
             type=click.Choice(["float16", "float32"]),
             default="float16",
-            help="What weights are stored in; the graphs compute in float32.",
+            help="What weights are stored in, whatever the graphs compute in.",
         ),
         click.option(
             "--variants",
             type=Variants(),
             default=(),
             metavar="LIST",
-            help="Graphs to publish: fp32, or fp32,int8.  [default: fp32, and int8 if it passes its checks]",
+            help="Graphs to publish, with commas between: fp32, and beside it int8 (for CPUs) or fp16 (for GPUs). If "
+            "some do not pass their checks, nothing is published.  [default: fp32, and int8 if it passes its checks]",
         ),
         click.option(
             "--fold-limit",

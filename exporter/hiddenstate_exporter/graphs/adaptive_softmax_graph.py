@@ -15,11 +15,12 @@ def adaptive_log_probs(builder: GraphBuilder, weights: Weights, features: str, w
     """Adds `adaptive_softmax.AdaptiveSoftmax`: features [rows, width] give log probabilities [rows, vocab_size]."""
     sizes = cluster_sizes(weights, width, vocab_size)
     head_bias = tensor(weights, "decoder.head.bias", (sizes[0] + len(sizes) - 1,))
-    head = builder.linear("decoder.head", weights["decoder.head.weight"], head_bias, features)
+    head = builder.to_float32(builder.linear("decoder.head", weights["decoder.head.weight"], head_bias, features))
     tails = []
     for cluster in range(len(sizes) - 1):
         inner, outer = cluster_names(cluster)
-        tails.append(builder.product(outer, weights[outer], builder.product(inner, weights[inner], features)))
+        narrow = builder.product(inner, weights[inner], features)
+        tails.append(builder.to_float32(builder.product(outer, weights[outer], narrow)))
     return join_clusters(builder, sizes, head, tails)
 
 

@@ -77,10 +77,15 @@ def write_sentence_encoder_graphs(
     return write_models(folder, {"encoder": model}, file)
 
 
-def write_models(folder: Path, models: Mapping[str, onnx.ModelProto], weights: WeightsFile) -> dict[str, str]:
-    """Writes graphs and the file of their weights into a folder, and returns the graphs' files by name."""
+def write_models(
+    folder: Path, models: Mapping[str, onnx.ModelProto], weights: WeightsFile, *, suffix: str = ""
+) -> dict[str, str]:
+    """Writes graphs and the file of their weights into a folder, and returns the graphs' files by name.
+
+    `suffix` tells the files of a variant from those of the others.
+    """
     weights.write(folder)
-    files = {name: f"{name}.onnx" for name in models}
+    files = {name: f"{name}{suffix}.onnx" for name in models}
     for name, model in models.items():
         path = folder / files[name]
         path.write_bytes(model.SerializeToString(deterministic=True))

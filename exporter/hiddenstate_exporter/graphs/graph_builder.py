@@ -1,7 +1,7 @@
 """Writes down one ONNX graph, node by node."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx
@@ -21,14 +21,25 @@ INT32 = onnx.TensorProto.INT32
 UINT8 = onnx.TensorProto.UINT8
 BOOL = onnx.TensorProto.BOOL
 
+_TYPES: Final = {"float32": FLOAT, "float16": FLOAT16}
+
+
+ComputeDtype = Literal["float32", "float16"]
+
 
 class GraphBuilder:
-    """Collects the nodes and weights of a graph; its methods return the names of the values they make."""
+    """Collects the nodes and weights of a graph; its methods return the names of the values they make.
 
-    def __init__(self, name: str, weights: WeightsFile, dtype: StoredDtype) -> None:
+    In a graph that computes in float16, what the modules that add nodes call float32 is float16, until `to_float32`.
+    """
+
+    def __init__(
+        self, name: str, weights: WeightsFile, dtype: StoredDtype, computes_in: ComputeDtype = "float32"
+    ) -> None:
         self._name = name
         self._weights = weights
         self._dtype = dtype
+        self._computes_in = computes_in
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._counts: dict[str, int] = {}
@@ -63,12 +74,24 @@ class GraphBuilder:
         return name
 
     def weight(self, name: str, array: NDArray[np.float32]) -> str:
-        """Adds a tensor to the weights file and gives it as float32; ONNX Runtime widens it once, at load."""
+        """Adds a tensor to the weights file and gives it as products read it; ONNX Runtime widens it once, at load."""
         return self.widen(self.stored(name, array))
 
     def widen(self, value: str) -> str:
-        """Gives a value of the stored type as float32."""
-        return value if self._dtype == "float32" else self.op("Cast", value, to=FLOAT)
+        """Gives a value of the stored type in the type that products compute in."""
+        return value if self._dtype == self._computes_in else self.op("Cast", value, to=_TYPES[self._computes_in])
+
+    def to_computing(self, value: str) -> str:
+        """Gives a float32 value in the type that products compute in."""
+        return value if self._computes_in == "float32" else self.op("Cast", value, to=FLOAT16)
+
+    def to_float32(self, value: str) -> str:
+        """Gives a value of the type that products compute in as float32."""
+        return value if self._computes_in == "float32" else self.op("Cast", value, to=FLOAT)
+
+    def number(self, value: float) -> str:
+        """Adds a constant of the type that products compute in."""
+        return self.constant(value, np.float32 if self._computes_in == "float32" else np.float16)
 
     def linear(self, name: str, matrix: NDArray[np.float32], bias: NDArray[np.float32], rows: str) -> str:
         """Adds a `torch.nn.Linear`: rows [rows, in], matrix [out, in] and bias [out] give [rows, out]."""
@@ -89,7 +112,7 @@ class GraphBuilder:
 
     def branch(self, name: str) -> "GraphBuilder":
         """Begins a branch of an `If` or the body of a `Scan`, which see every value made before that node."""
-        branch = GraphBuilder(name, self._weights, self._dtype)
+        branch = GraphBuilder(name, self._weights, self._dtype, self._computes_in)
         branch._initializers, branch._counts = self._initializers, self._counts  # names are unique over both
         branch._domains = self._domains
         return branch

@@ -6,20 +6,22 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
+from hiddenstate_exporter.graphs.graph import write_models
 from hiddenstate_exporter.graphs.graph_builder import GraphBuilder
 from hiddenstate_exporter.graphs.int8_embedding import FOLD_LIMIT
-from hiddenstate_exporter.graphs.int8_language_model_graph import int8_head_graph, int8_recurrent_graph, state_bounds
+from hiddenstate_exporter.graphs.int8_language_model_graph import int8_head_graph, int8_recurrent_graph
 from hiddenstate_exporter.graphs.int8_sentence_encoder_graph import int8_encoder_graph
 from hiddenstate_exporter.graphs.pooling_graph import Pooling
 from hiddenstate_exporter.graphs.quantizer import Quantizer
 from hiddenstate_exporter.graphs.stack_shape import Cell, Connections, read_stack_shape
+from hiddenstate_exporter.graphs.state_bounds import state_bounds
 from hiddenstate_exporter.graphs.weights import StoredDtype, Weights, WeightsFile, round_weights
 from hiddenstate_server.bundle import StateBound
 
 INT8_WEIGHTS_FILE: Final = "weights.int8.bin"
+_SUFFIX: Final = ".int8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def write_int8_language_model_graphs(
     recurrent_model, output_bound = int8_recurrent_graph(recurrent, weights, shape, fold_limit=fold_limit)
     head_model = int8_head_graph(head, weights, token_ranks, shape, output_bound)
     return Int8Graphs(
-        graphs=_write(folder, {"recurrent": recurrent_model, "head": head_model}, file),
+        graphs=write_models(folder, {"recurrent": recurrent_model, "head": head_model}, file, suffix=_SUFFIX),
         activation_bounds=recurrent.bounds | head.bounds,
         state_bounds=state_bounds(shape, output_bound),
     )
@@ -89,18 +91,9 @@ def write_int8_sentence_encoder_graphs(
     shape = read_stack_shape(weights, cell, connections)
     encoder = Quantizer(GraphBuilder("encoder", file, dtype))
     model = int8_encoder_graph(encoder, weights, shape, pooling=pooling, normalized=normalized, fold_limit=fold_limit)
-    return Int8Graphs(graphs=_write(folder, {"encoder": model}, file), activation_bounds=encoder.bounds)
+    graphs = write_models(folder, {"encoder": model}, file, suffix=_SUFFIX)
+    return Int8Graphs(graphs=graphs, activation_bounds=encoder.bounds)
 
 
 def _weights_file(folder: Path, beside: Mapping[str, str]) -> WeightsFile:
     return WeightsFile(INT8_WEIGHTS_FILE, WeightsFile.read(folder, beside.values()))
-
-
-def _write(folder: Path, models: Mapping[str, onnx.ModelProto], weights: WeightsFile) -> dict[str, str]:
-    weights.write(folder)
-    files = {name: f"{name}.int8.onnx" for name in models}
-    for name, model in models.items():
-        path = folder / files[name]
-        path.write_bytes(model.SerializeToString(deterministic=True))
-        onnx.checker.check_model(str(path), full_check=True)
-    return files

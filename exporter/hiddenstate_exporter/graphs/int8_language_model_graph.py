@@ -6,13 +6,11 @@ from numpy.typing import NDArray
 
 from hiddenstate_exporter.graphs.graph_builder import INT64, GraphBuilder
 from hiddenstate_exporter.graphs.int8_head import int8_log_probs
-from hiddenstate_exporter.graphs.int8_layer import H_BOUND
 from hiddenstate_exporter.graphs.int8_stack import Int8Stack
 from hiddenstate_exporter.graphs.language_model_graph import head_model, recurrent_model
 from hiddenstate_exporter.graphs.quantizer import Quantizer
 from hiddenstate_exporter.graphs.stack_shape import StackShape
 from hiddenstate_exporter.graphs.weights import Weights
-from hiddenstate_server.bundle import StateBound
 
 
 def int8_recurrent_graph(
@@ -38,17 +36,6 @@ def int8_head_graph(
     builder = quantizer.builder
     log_probs = int8_log_probs(quantizer, weights, shape.output_size, bound)
     return head_model(builder, weights, token_ranks, shape.output_size, log_probs)
-
-
-def state_bounds(shape: StackShape, output_bound: float) -> tuple[StateBound, ...]:
-    """Lists what the parts of a state must keep to; c is not multiplied and may grow."""
-    hs = [
-        StateBound(offset=shape.state_offset(layer, "h"), size=shape.hidden_size, bound=H_BOUND)
-        for layer in range(shape.num_layers)
-    ]
-    if shape.keeps_output:
-        hs.append(StateBound(offset=shape.output_offset, size=shape.output_size, bound=output_bound))
-    return tuple(hs)
 
 
 def _initial_state(builder: GraphBuilder, shape: StackShape) -> list[list[str]]:

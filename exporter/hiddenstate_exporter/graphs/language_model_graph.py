@@ -28,8 +28,8 @@ def recurrent_graph(builder: GraphBuilder, weights: Weights, shape: StackShape) 
         )
     x = embed(builder, weights, shape.input_size)
     outputs, final = stack(builder, weights, shape, x, _initial_state(builder, shape))
-    builder.name_output(builder.op("Transpose", outputs, perm=[1, 0, 2]), "outputs")
-    builder.name_output(_pack(builder, shape, final, outputs), "next_state")
+    builder.name_output(builder.to_float32(builder.op("Transpose", outputs, perm=[1, 0, 2])), "outputs")
+    builder.name_output(builder.to_float32(_pack(builder, shape, final, outputs)), "next_state")
     return recurrent_model(builder, shape)
 
 
@@ -59,7 +59,7 @@ def head_graph(
     else:
         matrix = tensor(weights, "decoder.weight", (vocab_size, width))
         logits = builder.linear("decoder", matrix, tensor(weights, "decoder.bias", (vocab_size,)), features)
-        log_probs = builder.op("LogSoftmax", logits, axis=1)  # [rows, vocab_size]
+        log_probs = builder.op("LogSoftmax", builder.to_float32(logits), axis=1)  # [rows, vocab_size]
     return head_model(builder, weights, token_ranks, output_size, log_probs)
 
 
@@ -98,7 +98,7 @@ def _initial_state(builder: GraphBuilder, shape: StackShape) -> list[list[str]]:
     sizes = [shape.hidden_size] * len(names)
     if shape.keeps_output:  # for the head; the layers do not read it
         names, sizes = [*names, "output"], [*sizes, shape.output_size]
-    split = builder.ops("Split", "state", builder.constant(sizes), outputs=names, axis=1)
+    split = builder.ops("Split", builder.to_computing("state"), builder.constant(sizes), outputs=names, axis=1)
     parts = [builder.op("Unsqueeze", part, builder.constant([0])) for part in split[: len(split) - shape.keeps_output]]
     count = len(shape.state_parts)
     return [parts[start : start + count] for start in range(0, len(parts), count)]
@@ -114,11 +114,12 @@ def _pack(builder: GraphBuilder, shape: StackShape, final: list[list[str]], outp
 
 def _features(builder: GraphBuilder, weights: Weights, output_size: int) -> tuple[str, int]:
     """Returns what the decoder reads, float32 [rows, width], and its width."""
+    hidden = builder.to_computing("hidden")
     if "projection.weight" not in weights:
-        return "hidden", output_size
+        return hidden, output_size
     matrix = tensor(weights, "projection.weight", (None, output_size))
     width = matrix.shape[0]
-    return builder.linear("projection", matrix, tensor(weights, "projection.bias", (width,)), "hidden"), width
+    return builder.linear("projection", matrix, tensor(weights, "projection.bias", (width,)), hidden), width
 
 
 def _ranks(builder: GraphBuilder, token_ranks: NDArray[np.int64], vocab_size: int) -> str:

@@ -19,15 +19,15 @@ def pool(builder: GraphBuilder, weights: Weights, shape: StackShape, x: str, poo
     """Pools outputs `x` float32 [seq, batch, output_size] over the `lengths` int32 [batch] that are valid.
 
     Returns:
-        The pooled vectors [batch, width], and their width.
+        The pooled vectors, float32 [batch, width] whatever the graph computes in, and their width.
     """
     if pooling == "last":
-        return _pool_last(builder, shape, x), shape.output_size
+        return builder.to_float32(_pool_last(builder, shape, x)), shape.output_size
     if pooling == "max":
-        return _pool_max(builder, shape, x), shape.output_size
+        return builder.to_float32(_pool_max(builder, shape, x)), shape.output_size
     valid = valid_positions(builder, x)
     if pooling == "mean":
-        return _pool_mean(builder, x, valid), shape.output_size
+        return _pool_mean(builder, builder.to_float32(x), valid), shape.output_size
     return _pool_by_attention(builder, weights, shape.output_size, x, valid)
 
 
@@ -80,10 +80,11 @@ def _pool_by_attention(builder: GraphBuilder, weights: Weights, width: int, x: s
     w1 = tensor(weights, "pooling.w1.weight", (None, width))  # [attention_size, width]
     w2 = tensor(weights, "pooling.w2.weight", (None, w1.shape[0]))  # [heads, attention_size]
     hidden = builder.op("Tanh", builder.product("pooling.w1.weight", w1, x))
-    scores = builder.product("pooling.w2.weight", w2, hidden)  # [seq, batch, heads]
+    scores = builder.to_float32(builder.product("pooling.w2.weight", w2, hidden))  # [seq, batch, heads]
     masked = builder.op("Where", valid, scores, builder.constant(-np.inf, np.float32))
     shares = builder.op("Transpose", builder.op("Softmax", masked, axis=0), perm=[1, 2, 0])  # [batch, heads, seq]
-    rows = builder.op("Transpose", builder.op("Where", valid, x, builder.constant(0.0, np.float32)), perm=[1, 0, 2])
+    x = builder.op("Where", valid, builder.to_float32(x), builder.constant(0.0, np.float32))
+    rows = builder.op("Transpose", x, perm=[1, 0, 2])
     pooled_size = len(w2) * width
     sums = builder.op("MatMul", shares, rows)  # [batch, heads, width]
     return builder.op("Reshape", sums, builder.constant([0, pooled_size])), pooled_size

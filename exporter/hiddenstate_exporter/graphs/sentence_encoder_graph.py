@@ -21,7 +21,9 @@ def encoder_graph(
     if "projection.weight" in weights:
         matrix = tensor(weights, "projection.weight", (None, dimension))
         dimension = matrix.shape[0]
-        embeddings = builder.linear("projection", matrix, tensor(weights, "projection.bias", (dimension,)), embeddings)
+        bias = tensor(weights, "projection.bias", (dimension,))
+        rows = builder.to_computing(embeddings)
+        embeddings = builder.to_float32(builder.linear("projection", matrix, bias, rows))
     builder.name_output(normalize(builder, embeddings) if normalized else embeddings, "embeddings")
     return encoder_model(builder, dimension)
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from hiddenstate_exporter.graphs.cell_graph import cell_layer
 from hiddenstate_exporter.graphs.graph_builder import INT64, GraphBuilder
 from hiddenstate_exporter.graphs.stack_shape import StackShape
@@ -57,7 +55,7 @@ def connect(builder: GraphBuilder, weights: Weights, shape: StackShape, layer: i
     if shape.connections == "residual":
         return builder.op("Add", y, x)
     gate = _highway_gate(builder, weights, shape, layer, x)
-    kept = builder.op("Sub", builder.constant(1.0, np.float32), gate)
+    kept = builder.op("Sub", builder.number(1.0), gate)
     return builder.op("Add", builder.op("Mul", gate, y), builder.op("Mul", kept, x))
 
 

@@ -102,6 +102,11 @@ class StackShape:
         return self.connections != "dense" or len(self.state_parts) > 1
 
     @property
+    def output_bound(self) -> float:
+        """Largest absolute value of the stack's output: a layer's own keep to 1, and a residual stack adds them up."""
+        return float(self.num_layers) if self.connections == "residual" else 1.0
+
+    @property
     def output_offset(self) -> int:
         """Where the last output [output_size] begins in the packed state."""
         if self.keeps_output:

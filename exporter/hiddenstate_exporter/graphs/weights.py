@@ -62,8 +62,9 @@ class WeightsFile:
         return tensor
 
     def write(self, folder: Path) -> None:
-        """Writes the file into a folder."""
-        (folder / self.name).write_bytes(b"".join(self._chunks))
+        """Writes the file into a folder, unless a shared one holds all that is in it."""
+        if self._chunks:
+            (folder / self.name).write_bytes(b"".join(self._chunks))
 
     def _place(self, data: bytes) -> tuple[str, int]:
         digest = hashlib.sha256(data).digest()

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal, get_args
 
 import msgspec
 
@@ -13,6 +14,7 @@ from hiddenstate_exporter.graphs.int8_embedding import FOLD_LIMIT
 from hiddenstate_exporter.graphs.weights import StoredDtype
 from hiddenstate_exporter.publishing.build import Label, build_bundle, finite
 from hiddenstate_exporter.publishing.evaluation import Track
+from hiddenstate_exporter.publishing.fp16_variant import add_fp16
 from hiddenstate_exporter.publishing.int8_variant import add_int8
 from hiddenstate_exporter.publishing.measurement import NO_DATA, Data, check_nothing_lost, measure
 from hiddenstate_exporter.publishing.model_card import model_card
@@ -22,6 +24,10 @@ from hiddenstate_exporter.publishing.transformer_build import build_transformer_
 from hiddenstate_server.bundle import CARD_FILE, Bundle, VariantName, load_bundle, write_bundle
 
 Echo = Callable[[str], None]
+Further = Literal["fp16", "int8"]  # what may stand beside fp32
+
+FURTHER: Final[tuple[Further, ...]] = get_args(Further)
+DEFAULT_VARIANTS: Final = ("fp32", "int8")  # fp16 serves GPUs alone
 
 
 class ExportError(ValueError):
@@ -38,7 +44,7 @@ class ExportOptions:
     license: str | None = None  # what the source says
     dtype: StoredDtype = "float16"
     data: Data = NO_DATA  # to measure it on, and compare it with the checkpoint
-    variants: Collection[VariantName] = ()  # with fp32 among them; without any, int8 too where nothing is against it
+    variants: Collection[VariantName] = ()  # with fp32 among them; without any, DEFAULT_VARIANTS that pass their checks
     fold_limit: int = FOLD_LIMIT  # bytes; see `int8_embedding`
     check: bool = False  # do everything except publish
 
@@ -93,22 +99,28 @@ def _build(folder: Path, source: Source, label: Label, options: ExportOptions, e
         bundle = msgspec.structs.replace(bundle, metrics={**bundle.metrics, **finite(measured.onnx)})
         bundle = write_bundle(bundle, folder)
     echo(f"metrics: {_list(bundle.metrics)}")
-    if not options.variants or "int8" in options.variants:
-        bundle = _with_int8(folder, bundle, source.model, options, echo, track)
+    for name in FURTHER:
+        if name in (options.variants or DEFAULT_VARIANTS):
+            bundle = _with_variant(name, folder, bundle, source.model, options, echo, track)
     (folder / CARD_FILE).write_text(model_card(bundle, size=_size(folder)), encoding="utf-8")
     return load_bundle(folder)  # as a server will read it
 
 
-def _with_int8(folder: Path, bundle: Bundle, model: Model, options: ExportOptions, echo: Echo, track: Track) -> Bundle:
+def _with_variant(
+    name: Further, folder: Path, bundle: Bundle, model: Model, options: ExportOptions, echo: Echo, track: Track
+) -> Bundle:
     try:
-        bundle = add_int8(folder, bundle, model, options.data, fold_limit=options.fold_limit, track=track)
-        echo(_parity(bundle, "int8"))
-        echo(f"metrics of int8 graphs: {_list(bundle.variants['int8'].metrics)}")
+        if name == "int8":
+            bundle = add_int8(folder, bundle, model, options.data, fold_limit=options.fold_limit, track=track)
+        else:
+            bundle = add_fp16(folder, bundle, model, options.data, track=track)
+        echo(_parity(bundle, name))
+        echo(f"metrics of {name} graphs: {_list(bundle.variants[name].metrics)}")
         return bundle
-    except ValueError as error:  # of a check; nothing of the int8 graphs is left
+    except ValueError as error:  # of a check; nothing of these graphs is left
         if options.variants:
-            raise ExportError(f"int8 graphs: {error}") from error
-        echo(f"int8 graphs: not published: {error}")
+            raise ExportError(f"{name} graphs: {error}") from error
+        echo(f"{name} graphs: not published: {error}")
         return bundle
 
 

@@ -7,18 +7,14 @@ numbers on held-out data are those of the float32 graphs within a stated margin.
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from hiddenstate_exporter.graphs.int8_embedding import FOLD_LIMIT
 from hiddenstate_exporter.graphs.int8_graph import (
-    INT8_WEIGHTS_FILE,
     Int8Graphs,
     write_int8_language_model_graphs,
     write_int8_sentence_encoder_graphs,
 )
 from hiddenstate_exporter.graphs.quantization import WEIGHT_BITS
 from hiddenstate_exporter.publishing.activation_bounds import check_activation_bounds
-from hiddenstate_exporter.publishing.build import finite
 from hiddenstate_exporter.publishing.checkpoint_model import (
     language_model_of,
     round_model,
@@ -31,18 +27,14 @@ from hiddenstate_exporter.publishing.invariance import (
     check_sentence_encoder_invariance,
 )
 from hiddenstate_exporter.publishing.language_model_parity import check_language_model
-from hiddenstate_exporter.publishing.measurement import Data, check_close, measure
+from hiddenstate_exporter.publishing.measurement import Data
 from hiddenstate_exporter.publishing.onnx_model import OnnxLanguageModel, OnnxSentenceEncoder
 from hiddenstate_exporter.publishing.parity import INT8_EMBEDDING_TOLERANCE, INT8_TOLERANCE
 from hiddenstate_exporter.publishing.sentence_encoder_parity import check_sentence_encoder
 from hiddenstate_exporter.publishing.source import Model
+from hiddenstate_exporter.publishing.variant import VariantError, add_variant, read_ranks
 from hiddenstate_exporter.training.checkpoint import Checkpoint
-from hiddenstate_server.bundle import TOKENIZER_FILE, Bundle, Parity, Variant, write_bundle
-from hiddenstate_server.tokenizer import Tokenizer, word_ranks
-
-
-class Int8Error(ValueError):
-    """A model cannot have int8 graphs, or not without data to measure them on."""
+from hiddenstate_server.bundle import Bundle, Parity, Variant
 
 
 def add_int8(
@@ -59,26 +51,23 @@ def add_int8(
         track: Goes through long measurements.
 
     Raises:
-        Int8Error: there is nothing to measure on.
+        VariantError: the model is of a kind that has no int8 graphs, or there is nothing to measure on.
         MeasurementError: the numbers on the data are not those of the float32 graphs.
         ParityError, InvarianceError, BoundError: see `build_int8`.
     """
-    _check_data(bundle, data)
-    try:
-        variant = build_int8(folder, bundle, checkpoint, fold_limit=fold_limit)
-        metrics = measure(folder, _with(bundle, variant), data, variant="int8", track=track).onnx
-        check_close(("int8 graphs", metrics), ("float32 graphs", bundle.metrics), "int8")
-    except BaseException:
-        _remove(folder)
-        raise
-    return write_bundle(_with(bundle, msgspec.structs.replace(variant, metrics=finite(metrics))), folder)
+    _check_architecture(bundle)
+
+    def build() -> Variant:
+        return build_int8(folder, bundle, checkpoint, fold_limit=fold_limit)
+
+    return add_variant(folder, bundle, "int8", build, data, track=track)
 
 
 def build_int8(folder: Path, bundle: Bundle, checkpoint: Model, *, fold_limit: int = FOLD_LIMIT) -> Variant:
     """Writes the int8 graphs of a bundle into its folder and checks them, without measuring what they lose.
 
     Raises:
-        Int8Error: the model is of a kind that has no int8 graphs.
+        VariantError: the model is of a kind that has no int8 graphs.
         ParityError: an output is far from PyTorch's.
         InvarianceError: a row's answer depends on its batch.
         BoundError: an activation left its bound.
@@ -98,29 +87,16 @@ def build_int8(folder: Path, bundle: Bundle, checkpoint: Model, *, fold_limit: i
     return variant
 
 
-def _with(bundle: Bundle, variant: Variant) -> Bundle:
-    return msgspec.structs.replace(bundle, variants={**bundle.variants, "int8": variant})
-
-
 def _check_architecture(bundle: Bundle) -> None:
     if bundle.architecture.cell == "transformer":
-        raise Int8Error("a transformer's activations have no proven bounds: only recurrent models have int8 graphs")
-
-
-def _check_data(bundle: Bundle, data: Data) -> None:
-    _check_architecture(bundle)
-    if bundle.kind == "language_model" and not data.sources:
-        raise Int8Error("its perplexity must be seen first: give text that training held out with --data")
-    if bundle.kind == "sentence_encoder" and data.sts is None:
-        raise Int8Error("its rank correlation must be seen first: give sentence pairs with --sts")
+        raise VariantError("a transformer's activations have no proven bounds: only recurrent models have int8 graphs")
 
 
 def _language_model(folder: Path, bundle: Bundle, checkpoint: Checkpoint, fold_limit: int) -> tuple[Int8Graphs, Parity]:
-    spec = bundle.language_model
-    assert spec is not None  # build_bundle has made it
+    assert bundle.language_model is not None  # build_bundle has made it
     model = language_model_of(checkpoint)
     round_model(model, bundle.dtype)
-    ranks = word_ranks(Tokenizer.from_file(folder / TOKENIZER_FILE).words, spec.special_token_ids)
+    ranks = read_ranks(folder, bundle.language_model)
     written = write_int8_language_model_graphs(folder, weights_of(model), ranks, **_common(bundle, fold_limit))
     onnx_model = OnnxLanguageModel(folder, written.graphs)
     check_language_model_invariance(onnx_model, bundle.vocab_size)
@@ -152,8 +128,3 @@ def _common(bundle: Bundle, fold_limit: int) -> dict[str, Any]:
         "dtype": bundle.dtype,
         "fold_limit": fold_limit,
     }
-
-
-def _remove(folder: Path) -> None:
-    for path in [*folder.glob("*.int8.onnx"), folder / INT8_WEIGHTS_FILE]:
-        path.unlink(missing_ok=True)

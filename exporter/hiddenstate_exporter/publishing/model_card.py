@@ -1,13 +1,25 @@
 """Writes the card of a bundle: what the model is, where it comes from, how good it is, and what it is not for."""
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 import tomli_w
 
 from hiddenstate_exporter.publishing.notices import notices
-from hiddenstate_server.bundle import Bundle
+from hiddenstate_server.bundle import Bundle, Variant, VariantName
 
-_GRAPHS = {"fp32": "float32", "fp16": "float16", "int8": "int8 (weights and what they are multiplied with)"}
+_GRAPHS: Final[dict[VariantName, str]] = {
+    "fp32": "float32",
+    "fp16": "float16",
+    "int8": "int8 (weights and what they are multiplied with)",
+}
+_FURTHER: Final[dict[VariantName, str]] = {
+    "fp16": "The float16 graphs are for GPUs, and a server that finds them faster on its GPU runs them. They were "
+    "measured on a CPU, which widens what their products read; a GPU rounds more often.",
+    "int8": "The int8 graphs multiply bytes, with scales that are constants: each answer is the same to the bit alone "
+    "and in any batch (tried up to 128). They are faster on CPUs with instructions for it, and a server that finds "
+    "them faster runs them.",
+}
 
 METRICS = {
     "perplexity": ("Perplexity", "{:.2f}"),
@@ -34,7 +46,7 @@ def model_card(bundle: Bundle, *, size: int) -> str:
         "## Measured",
         _table(("Held-out data", ""), _metrics(bundle)) if bundle.metrics else "Nothing was measured.",
         "Accuracies count words; an unknown word is a miss." if "top1_accuracy" in bundle.metrics else "",
-        *_int8(bundle),
+        *_further_graphs(bundle),
         "## Same as PyTorch",
         *_parity(bundle),
         "## Limits",
@@ -70,7 +82,7 @@ def _facts(bundle: Bundle, size: int) -> Iterator[tuple[str, str]]:
         yield "Vectors", f"{spec.dimension} components{', of length 1' if spec.normalized else ''}"
         yield "Longest sentence", f"{spec.max_seq_length} tokens; what is beyond is cut"
     yield "Size", f"{size / 1e6:.1f} MB, weights stored as {bundle.dtype} and computed in float32"
-    yield "Graphs", " and ".join(_GRAPHS.get(name, name) for name in bundle.variants)
+    yield "Graphs", " and ".join(_GRAPHS[name] for name in bundle.variants)
     yield "Format", f"ONNX, opset {bundle.opset}, with weights in files beside the graphs"
 
 
@@ -108,18 +120,19 @@ def _metrics(bundle: Bundle) -> Iterator[tuple[str, str]]:
     return (describe_metric(name, bundle.metrics[name]) for name in [*known, *others])
 
 
-def _int8(bundle: Bundle) -> Iterator[str]:
-    """Sets the numbers of the int8 graphs beside the others, if there are any."""
-    if (variant := bundle.variants.get("int8")) is None:
-        return
-    yield (
-        "The int8 graphs multiply bytes, with scales that are constants: each answer is the same to the bit alone and "
-        "in any batch (tried up to 128). They are faster on CPUs with instructions for it, and a server that finds "
-        "them faster runs them. On the same data:"
-    )
-    pairs = {name: (bundle.metrics[name], value) for name, value in variant.metrics.items() if name in bundle.metrics}
-    rows = [(describe_metric(name, fp32), describe_metric(name, int8)) for name, (fp32, int8) in pairs.items()]
-    yield _table(("", "float32", "int8"), ((label, one, other) for (label, one), (_, other) in rows))
+def _further_graphs(bundle: Bundle) -> Iterator[str]:
+    """Sets the numbers of the int8 and float16 graphs beside the others, if there are any."""
+    for name, words in _FURTHER.items():
+        if (variant := bundle.variants.get(name)) is not None:
+            yield f"{words} On the same data:"
+            yield _table(("", "float32", _GRAPHS[name].partition(" ")[0]), _beside(bundle, variant))
+
+
+def _beside(bundle: Bundle, variant: Variant) -> Iterator[tuple[str, str, str]]:
+    for name, value in variant.metrics.items():
+        if name in bundle.metrics:
+            label, fp32 = describe_metric(name, bundle.metrics[name])
+            yield label, fp32, describe_metric(name, value)[1]
 
 
 def _parity(bundle: Bundle) -> Iterator[str]:
@@ -129,7 +142,7 @@ def _parity(bundle: Bundle) -> Iterator[str]:
         yield (
             f"The {name} graphs were compared with PyTorch in {parity.cases} cases of {varied} ({parity.provider}). No "
             f"output was off by more than {parity.worst:.2g}; {parity.tolerance:.2g} is allowed."
-            + (f" On average it was {parity.mean:.2g}." if parity.mean is not None and name == "int8" else "")
+            + (f" On average it was {parity.mean:.2g}." if parity.mean is not None and name != "fp32" else "")
         )
     if bundle.dtype != "float32":
         yield f"Both sides had the weights rounded to {bundle.dtype}."

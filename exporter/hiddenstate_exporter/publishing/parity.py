@@ -20,6 +20,10 @@ TOLERANCE = 1e-4  # largest absolute difference of any value: outputs, states (h
 INT8_TOLERANCE = 1.0
 # A component of a vector of length 1 is small: vectors of different sentences differ by 0.2 and more in some component.
 INT8_EMBEDDING_TOLERANCE = 0.1
+# PyTorch's own modules, run in float16 over random contexts of 40 tokens, are off by up to 0.14 in log probabilities
+# (where logits reach 50), and by up to 0.002 in a component of a vector of length 1. cuDNN may add up in float16 too.
+FP16_TOLERANCE = 0.25
+FP16_EMBEDDING_TOLERANCE = 0.01
 BATCH_SIZES = (1, 2, 5, 33)  # ONNX Runtime takes other paths above 4 rows
 SEQ_LENS = (1, 2, 7, 40)
 

@@ -125,7 +125,7 @@ class Loader:
             return kind(bundle, folder, variant=variant, provider=provider, threads=threads)
 
         choice = load_variant(settings.variant, bundle, provider, lambda variant: load(variant, layout.threads))
-        level = logging.WARNING if settings.variant == "int8" and choice.variant != "int8" else logging.INFO
+        level = logging.INFO if settings.variant in ("auto", choice.variant) else logging.WARNING
         _log.log(level, "running %s %s in %s: %s", bundle.name, bundle.version, choice.variant, choice.reason)
         runner = choice.runner
         if settings.autotune:

@@ -1,0 +1,99 @@
+"""Adds the variant `fp16`, for GPUs, to a bundle, if it is as good as the float32 one.
+
+Its graphs are run on the CPU provider of ONNX Runtime, which widens what float16 operators read and rounds what they
+give. That holds the graphs, and the rounding of weights and of some values, against PyTorch; how a GPU computes in
+float16 is seen by the server that tries the graphs there.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from hiddenstate_exporter.graphs.float16_graph import (
+    Float16Graphs,
+    write_float16_language_model_graphs,
+    write_float16_sentence_encoder_graphs,
+)
+from hiddenstate_exporter.publishing.activation_bounds import check_float16_values
+from hiddenstate_exporter.publishing.checkpoint_model import (
+    language_model_of,
+    round_model,
+    sentence_encoder_of,
+    weights_of,
+)
+from hiddenstate_exporter.publishing.evaluation import Track
+from hiddenstate_exporter.publishing.language_model_parity import check_language_model
+from hiddenstate_exporter.publishing.measurement import Data
+from hiddenstate_exporter.publishing.onnx_model import OnnxLanguageModel, OnnxSentenceEncoder
+from hiddenstate_exporter.publishing.parity import FP16_EMBEDDING_TOLERANCE, FP16_TOLERANCE
+from hiddenstate_exporter.publishing.sentence_encoder_parity import check_sentence_encoder
+from hiddenstate_exporter.publishing.source import Model
+from hiddenstate_exporter.publishing.variant import VariantError, add_variant, read_ranks
+from hiddenstate_exporter.training.checkpoint import Checkpoint
+from hiddenstate_server.bundle import Bundle, Parity, Variant
+
+
+def add_fp16(folder: Path, bundle: Bundle, checkpoint: Model, data: Data, *, track: Track = iter) -> Bundle:
+    """Writes the float16 graphs of a bundle into its folder, checks and measures them, and returns the larger bundle.
+
+    Raises:
+        VariantError: the model is of a kind that has no float16 graphs, or there is nothing to measure on.
+        MeasurementError: the numbers on the data are not those of the float32 graphs.
+        WeightsError, BoundError, ParityError: see `build_fp16`.
+    """
+    _check_architecture(bundle)
+    return add_variant(folder, bundle, "fp16", lambda: build_fp16(folder, bundle, checkpoint), data, track=track)
+
+
+def build_fp16(folder: Path, bundle: Bundle, checkpoint: Model) -> Variant:
+    """Writes the float16 graphs of a bundle into its folder and checks them, without measuring what they lose.
+
+    Raises:
+        VariantError: the model is of a kind that has no float16 graphs.
+        WeightsError: float16 cannot hold a weight, or what a layer makes of its input.
+        BoundError: a value left what float16 can hold.
+        ParityError: an output is far from PyTorch's.
+    """
+    _check_architecture(bundle)
+    assert isinstance(checkpoint, Checkpoint)  # a recurrent model's
+    build = _language_model if bundle.kind == "language_model" else _sentence_encoder
+    written, parity = build(folder, bundle, checkpoint)
+    return Variant(graphs=written.graphs, parity=parity, state_bounds=written.state_bounds)
+
+
+def _check_architecture(bundle: Bundle) -> None:
+    if bundle.architecture.cell == "transformer":
+        raise VariantError("only recurrent models have float16 graphs, and this is a transformer")
+
+
+def _language_model(folder: Path, bundle: Bundle, checkpoint: Checkpoint) -> tuple[Float16Graphs, Parity]:
+    assert bundle.language_model is not None  # build_bundle has made it
+    model = language_model_of(checkpoint)
+    round_model(model, bundle.dtype)
+    ranks = read_ranks(folder, bundle.language_model)
+    written = write_float16_language_model_graphs(folder, weights_of(model), ranks, **_common(bundle))
+    check_float16_values(folder, bundle, written.graphs, written.state_bounds)
+    onnx_model = OnnxLanguageModel(folder, written.graphs)
+    return written, check_language_model(onnx_model, model, ranks, FP16_TOLERANCE)
+
+
+def _sentence_encoder(folder: Path, bundle: Bundle, checkpoint: Checkpoint) -> tuple[Float16Graphs, Parity]:
+    model = sentence_encoder_of(checkpoint)
+    round_model(model, bundle.dtype)
+    written = write_float16_sentence_encoder_graphs(
+        folder,
+        weights_of(model),
+        pooling=model.config.pooling,
+        normalized=model.config.normalized,
+        **_common(bundle),
+    )
+    check_float16_values(folder, bundle, written.graphs, written.state_bounds)
+    onnx_model = OnnxSentenceEncoder(folder, written.graphs)
+    return written, check_sentence_encoder(onnx_model, model, FP16_EMBEDDING_TOLERANCE)
+
+
+def _common(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "beside": bundle.variants["fp32"].graphs,
+        "cell": bundle.architecture.cell,
+        "connections": bundle.architecture.connections,
+    }
