@@ -306,7 +306,7 @@ class Settings:
         2048, "Limits", "Calls without a stream that are worked on at a time; more are refused at once.", minimum=1
     )
     max_pending_calls: int = setting(
-        128,
+        96,
         "Limits",
         "Calls that have come and that the server has not looked at yet; gRPC itself turns more away. Fewer answer in "
         "time under overload where callers wait less than 0.1 s; more let bursts of single calls pass.",
