@@ -1,6 +1,6 @@
 """Imports the recurrent networks of g2p-en, serves them, and compares how they and g2p-en's own code spell words.
 
-    python benchmarks/g2p_en.py --words words.txt
+    python -m benchmarks.g2p_en --words words.txt
 
 g2p-en 2.1.0 (Apache-2.0) turns English spelling into phonemes with two GRUs and code in numpy: one reads the letters,
 its last state is where the other begins, which then says phoneme after phoneme. Here the first is imported as a

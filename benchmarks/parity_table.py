@@ -1,7 +1,7 @@
 """Exports every architecture from random weights and writes how far its graphs are from PyTorch into a page.
 
-    python benchmarks/parity_table.py --page docs/architectures.md   # all of them, into the page
-    python benchmarks/parity_table.py --depth 2 --wide 0             # some of them, on the terminal
+    python -m benchmarks.parity_table --page docs/architectures.md   # all of them, into the page
+    python -m benchmarks.parity_table --depth 2 --wide 0             # some of them, on the terminal
 
 Each model is built as by `hiddenstate export`, and has to pass its grid of batch sizes, lengths, ragged lengths and
 initial states; the numbers are those of its bundle, for each variant the largest difference of any output in any case.
