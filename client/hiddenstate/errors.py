@@ -157,7 +157,9 @@ def status_error(
         return HiddenstateError(f"{address} is no hiddenstate server, or an older one: {details}", code=code)
     # gRPC answers an oversized message with the code of an overload; only its words tell them apart.
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in details:
-        return MessageTooLargeError(f"{details}; send less at once, or raise max_message_bytes")
+        # gRPC names the side whose limit it was.
+        limit = "max_message_bytes" if details.startswith("CLIENT") else "the server's --max-message-bytes"
+        return MessageTooLargeError(f"{details}; send less at once, or raise {limit}")
     kind = _BY_CODE.get(code, HiddenstateError)
     return kind(details or f"{address} answered {code.name} without a reason", code=code, retry_after_s=retry_after_s)
 
@@ -183,6 +185,8 @@ def _unavailable(details: str, address: str) -> str:
         reason = details.rsplit(": ", 1)[-1].rstrip("]")
         if reason == "Socket closed":  # a port that speaks TLS, or no gRPC at all
             return f"what listens at {address} hung up; if it speaks TLS, so must the client: credentials=, or --tls-ca"
+        if "HTTP/2" in reason:
+            return f"what listens at {address} does not speak gRPC ({reason}); name the port that the server prints"
         return f"no server answers at {address} ({reason}); start one with `make serve` or `hiddenstate serve`"
     return f"the server at {address} is not available: {details or 'the connection broke'}; try again"
 

@@ -8,8 +8,8 @@ from hiddenstate_server.errors import DeadlineError, OverloadedError, RefusalRea
 from hiddenstate_server.queue_metrics import uncounted_refusals
 from hiddenstate_server.tallies import Tally
 
-# Seconds over which a rate is averaged, and for which it is believed: some batches of the slowest models, and less than
-# a caller's patience.
+# Seconds over which a rate is averaged, and for which it is believed once the queue is short again: some batches of the
+# slowest models, and less than a caller's patience.
 _WINDOW_S = 2.0
 # A request is refused when the queue and its own batch would take this part of the time that it has: estimates err, and
 # the way to the queue and back takes time as well.
@@ -17,6 +17,7 @@ _PATIENCE = 0.7
 # How much of what is known of the batches' duration is the latest one's.
 _LATEST = 0.2
 _NOT = -1.0
+_LATE = "the deadline had passed when the request came to the model's queue"
 
 
 class Waiting(Protocol):
@@ -94,6 +95,8 @@ class Admission:
         for work in works:
             size += work.size
             deadline = min(deadline, work.deadline)
+        if deadline <= now:
+            raise DeadlineError(_LATE)
         if size > self._max_waiting_tokens:
             self._refuse(
                 f"this request has {size:,} tokens, the queue takes {self._max_waiting_tokens:,}; "
@@ -126,13 +129,13 @@ class Admission:
         if deadline == math.inf:
             return
         if deadline <= now:
-            raise DeadlineError("the deadline had passed when the request came to the model's queue")
-        if not self.waiting_works or now - self._seen_at > _WINDOW_S:
+            raise DeadlineError(_LATE)
+        if not self.waiting_works or (self._busy_since == _NOT and now - self._seen_at > _WINDOW_S):
             return
         first = self.waiting_tokens if is_bulk else self._waiting_interactive
         if self._in_turns:
             first = min(first, self.waiting_works * size)
-        ahead = self.wait_s(first)
+        ahead = self.wait_s(first + size)
         ahead += min(self._batch_s, 2 * ahead)  # its own batch is a small one where little waits
         if ahead > _PATIENCE * (deadline - now):
             self._refuse(

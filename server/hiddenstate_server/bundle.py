@@ -179,7 +179,8 @@ def load_bundle(folder: Path) -> Bundle:
     except FileNotFoundError:
         raise BundleError(f"{path}: no such file; a model bundle needs one") from None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{path}: {error}") from None
+        is_damaged = not isinstance(error, OSError | msgspec.ValidationError)
+        raise BundleError(f"{path}: {error}{'; copy the bundle again' if is_damaged else ''}") from None
     _check_fields(bundle, path)
     for name, checksum in bundle.files.items():
         _check_file(folder / name, checksum)

@@ -86,7 +86,7 @@ class EngineSettings:
         "auto",
         "Model execution",
         "Which graphs of a bundle to run. auto takes int8 on a CPU, fp16 on a GPU, where this machine is faster at it, "
-        "else fp32; so do int8 and fp16, with a warning.",
+        "else fp32. int8 and fp16 are taken wherever they run, else fp32 with a warning.",
     )
     cores: int = setting(0, "Model execution", "Cores to plan for. 0 takes all that the process may use.")
     threads: int = setting(0, "Model execution", "Threads of one model run. 0 lets the server choose.")
@@ -98,14 +98,12 @@ class EngineSettings:
         "Model execution",
         "Whether to measure at start how many batches at a time, on how many threads, go fastest.",
     )
-    max_batch: int = setting(
-        128,
-        "Model execution",
-        "Most contexts or sentences in one model run. On CPUs at most 32 sentences go together.",
-        minimum=1,
-    )
+    max_batch: int = setting(128, "Model execution", "Most contexts or sentences in one model run.", minimum=1)
     max_batch_tokens: int = setting(
-        4096, "Model execution", "Most tokens in one model run, padding included.", minimum=1
+        4096,
+        "Model execution",
+        "Most tokens in one run of sentences, padding included. On CPUs there are at most 640.",
+        minimum=1,
     )
     cache_bytes: int = setting(
         256 * MIB, "Model execution", "Memory for the prefix-state cache. 0 turns it off.", maximum=2**50, is_bytes=True

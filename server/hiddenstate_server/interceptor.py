@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import grpc
@@ -135,8 +136,9 @@ class CallInterceptor:
             behavior = self._tracing.of_call(method, behavior)
         # A stream reads in its own behavior, where errors are seen without help.
         deserialize = handler.request_deserializer if is_stream else _lenient(handler.request_deserializer)
-        places = self._streams if is_stream else self._calls
+        places: AbstractContextManager[None] = self._streams if is_stream else self._calls
         if self._access is not None:
+            behavior, places = _within(places, behavior), nullcontext()  # a place is for who may call
             later = None if is_stream else deserialize
             is_long = is_stream or handler.response_streaming
             behavior = self._access.guard(method, behavior, is_long=is_long, deserialize=later)
@@ -144,7 +146,7 @@ class CallInterceptor:
         guarded: Handler = make(self._answering(series, behavior, places), deserialize, _serialize)
         return guarded
 
-    def _answering(self, series: MethodMetrics, behavior: Behavior, places: "_Places") -> Behavior:
+    def _answering(self, series: MethodMetrics, behavior: Behavior, places: AbstractContextManager[None]) -> Behavior:
         running = self._running
 
         async def call(request: Any, context: Context) -> Any:
@@ -204,6 +206,14 @@ class _Places:
 
     def __exit__(self, *_: object) -> None:
         self._taken -= 1
+
+
+def _within(places: AbstractContextManager[None], behavior: Behavior) -> Behavior:
+    async def call(request: Any, context: Context) -> Any:
+        with places:
+            return await behavior(request, context)
+
+    return call
 
 
 def _log_call(series: MethodMetrics, code: grpc.StatusCode, seconds: float, context: Context, **more: int) -> None:

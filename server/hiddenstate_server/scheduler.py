@@ -159,6 +159,7 @@ class Scheduler:
         """Hands in work, all of it or none.
 
         Raises:
+            DeadlineError: its deadline has passed.
             OverloadedError: more tokens wait than may, or so many that the work's deadline would pass.
             ShuttingDownError: the server is draining.
         """
@@ -185,6 +186,7 @@ class Scheduler:
         """Refuses at once what `submit` would refuse whatever its size, before it is made ready for that.
 
         Raises:
+            DeadlineError: the deadline has passed.
             OverloadedError: the deadline would pass while it waits.
         """
         self._admission.check(deadline, time.monotonic(), is_bulk)

@@ -22,8 +22,10 @@ from hiddenstate_server.sentence import EncodeStep, Sentence
 from hiddenstate_server.tokenizer import LONG_TEXT, Tokenizer
 from hiddenstate_server.wire import EncodingWriter
 
-# More sentences in one run take longer, and a CPU is no faster with them (benchmarks: client-encode, in process).
-_MOST_ROWS_ON_CPU = 32
+# Longer runs are no faster on a CPU, whose caches do not hold what they compute between two products (benchmarks:
+# bulk-encode). So many tokens are 32 sentences of a usual length.
+_MOST_TOKENS_ON_CPU = 640
+_USUAL_ROWS = 32
 
 
 class SentenceEncoder:
@@ -54,20 +56,21 @@ class SentenceEncoder:
         self._settings = settings
         self._writer = EncodingWriter(bundle, runner.spec.dimension)
         self._counts = metrics.of_model(bundle.name, bundle.version)
-        max_batch = min(settings.max_batch, _MOST_ROWS_ON_CPU) if provider == CPU else settings.max_batch
+        max_batch, max_tokens = settings.max_batch, settings.max_batch_tokens
+        usual_batch = max_batch
+        if provider == CPU:
+            max_tokens, usual_batch = min(max_tokens, _MOST_TOKENS_ON_CPU), min(max_batch, _USUAL_ROWS)
         queue = metrics.queues.of_model(
             bundle.name, bundle.version, max_rows=max_batch, max_tokens=settings.max_waiting_tokens
         )
         self.scheduler = Scheduler(
             model=bundle.name,
             version=bundle.version,
-            waiting=LengthQueue(
-                max_batch=max_batch, max_batch_tokens=settings.max_batch_tokens, releases=queue.releases
-            ),
+            waiting=LengthQueue(max_batch=max_batch, max_batch_tokens=max_tokens, releases=queue.releases),
             step=EncodeStep(runner, model=bundle.name, version=bundle.version, metrics=metrics).run,
             admission=admission_for(settings)(
                 max_waiting_tokens=settings.max_waiting_tokens,
-                full_batch=layout.runners * max_batch,
+                full_batch=layout.runners * usual_batch,
                 refusals=queue.refusals,
             ),
             runners=layout.runners,

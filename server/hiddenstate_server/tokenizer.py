@@ -18,6 +18,7 @@ Tokens = tuple[int, ...]
 # A text of more characters is given to the tokenizers library whole, which lets other threads run meanwhile, and is
 # best given to another thread.
 LONG_TEXT = 4_000
+_MANY_TEXTS = 16 * LONG_TEXT  # characters of several together, for which the same holds
 
 _SHORT = 32  # characters
 _UNKNOWN = "\U00100000 \U0010fffd"  # characters for private use, of which no vocabulary has a word
@@ -56,7 +57,7 @@ class Tokenizer:
         except BaseException as error:
             raise BundleError(f"{path}: is not a tokenizer file: {_reason(error)}") from None
         try:
-            tokenizer.encode_batch([_UNKNOWN])
+            tokenizer._encode_whole([_UNKNOWN])
         except InvalidRequestError as error:
             raise BundleError(f"{path}: cannot take every text: {error}") from None
         return tokenizer
@@ -82,9 +83,12 @@ class Tokenizer:
         Raises:
             InvalidRequestError: the tokenizer cannot take one of them.
         """
-        memo = self._memo
-        if memo is not None and max(map(len, texts), default=0) <= LONG_TEXT:
+        memo, lengths = self._memo, [len(text) for text in texts]
+        if memo is not None and max(lengths, default=0) <= LONG_TEXT and sum(lengths) <= _MANY_TEXTS:
             return [memo.encode(text) for text in texts]
+        return self._encode_whole(texts)
+
+    def _encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
         try:
             # Also a single text, since the library's `encode` keeps the GIL: seconds for a text of megabytes.
             return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hiddenstate_server.bundle import Bundle, VariantName
-from hiddenstate_server.errors import BundleError, ConfigError
+from hiddenstate_server.errors import ConfigError
 from hiddenstate_server.providers import CPU, Provider
 
 Wanted = Literal["auto", "fp32", "fp16", "int8"]
@@ -49,14 +49,20 @@ class Choice(NamedTuple, Generic[R]):
 
 
 def load_variant(wanted: Wanted, bundle: Bundle, provider: Provider, load: Callable[[VariantName], R]) -> Choice[R]:
-    """Loads the graphs that are wanted; instead of int8 or float16 those in float32 where the others are not faster.
+    """Loads the graphs that are wanted; instead of int8 or float16 those in float32 where the others do not run as due.
+
+    With `auto` also where the others are not faster.
 
     Raises:
-        ConfigError: the bundle lacks the wanted variant.
-        BundleError: its graphs, or those in float32 beside it, cannot be loaded.
+        ConfigError: the bundle has neither the wanted variant nor float32 graphs.
+        BundleError: its graphs cannot be loaded; on a GPU, those in float32.
     """
-    if wanted != "auto" and wanted not in bundle.variants:
-        raise ConfigError(f"--variant {wanted}: {bundle.name} {bundle.version} has only {', '.join(bundle.variants)}")
+    if wanted not in ("auto", *bundle.variants) and (wanted == "fp32" or "fp32" not in bundle.variants):
+        has = ", ".join(bundle.variants)
+        raise ConfigError(
+            f"--variant {wanted}: {bundle.name} {bundle.version} has only {has}; "
+            "leave it to --variant auto, or export the model with that variant"
+        )
     rival = _rival(provider) if wanted == "auto" else wanted
     if wanted == "fp32" or "fp32" not in bundle.variants:
         name = rival if rival in bundle.variants else next(iter(bundle.variants))
@@ -66,10 +72,15 @@ def load_variant(wanted: Wanted, bundle: Bundle, provider: Provider, load: Calla
     fp32 = load("fp32")
     try:
         loaded = load(rival)
-    except BundleError as error:  # a provider may lack an operator that others have
-        _log.warning("%s graphs cannot be loaded on %s: %s", rival, provider.name, error)
+        problem = _differs(bundle, fp32, loaded, rival)
+    except Exception as error:  # ONNX Runtime raises classes of its own
+        if provider.name == CPU:  # which runs them all; a GPU's provider may lack an operator, or memory
+            raise
+        _log.warning("%s graphs do not run on %s: %s", rival, provider.name, error)
         return Choice(fp32, "fp32", f"{rival} graphs do not run here")
-    return _faster(bundle, fp32, loaded, rival)
+    if problem:
+        return Choice(fp32, "fp32", problem)
+    return _faster(fp32, loaded, rival) if wanted == "auto" else Choice(loaded, rival, "as asked")
 
 
 def _rival(provider: Provider) -> VariantName:
@@ -102,11 +113,16 @@ def _lacks_instructions() -> bool:
     return False
 
 
-def _faster(bundle: Bundle, fp32: R, rival: R, name: VariantName) -> Choice[R]:
+def _differs(bundle: Bundle, fp32: R, rival: R, name: VariantName) -> str | None:
+    """Says by how much more the answers differ than was published, or None."""
     allowed = sum(bundle.variants[variant].parity.tolerance for variant in ("fp32", name))
     difference = max(_difference(fp32, rival, batch_size) for batch_size in _BATCH_SIZES)
-    if not difference <= allowed:  # NaN must not pass
-        return Choice(fp32, "fp32", f"{name} graphs differ from it by {difference:.2g} here, {allowed:.2g} is allowed")
+    if difference <= allowed:  # which NaN is not
+        return None
+    return f"{name} graphs differ from it by {difference:.2g} here, {allowed:.2g} is allowed"
+
+
+def _faster(fp32: R, rival: R, name: VariantName) -> Choice[R]:
     with _measuring:
         gains = [_gain(fp32, rival, batch_size) for batch_size in _BATCH_SIZES]
     measured = " and ".join(f"{gain:.1f} in batches of {size}" for gain, size in zip(gains, _BATCH_SIZES, strict=True))

@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-_KEPT = 2**15  # words of a generation, some 220 bytes each; there are two generations at most
+_KEPT = 2**14  # words of a generation, of which there are two: mostly some 250 bytes each, and never above 800
 _LONGEST = 48  # characters of a word that is kept
+_MOST_IDS = 8  # of such a word
 
 # A regular expression of the tokenizers library that can neither match a space nor look at what lies around its match:
 # a space is like the end of the text to it. What is written otherwise may be so too, and is not taken.
@@ -25,10 +26,10 @@ _BLIND_TO_SPACES = re.compile(
     )*""",
     re.VERBOSE,
 )
+_MAY_MATCH_NOTHING = re.compile(r"[*?{|()]|\\[bB]")
 _NORMALIZERS = frozenset(("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer"))
 _SPLIT_AT_SPACES = frozenset(("WhitespaceSplit", "Whitespace", "BertPreTokenizer"))
 _SPLIT_FURTHER = frozenset(("Punctuation", "Digits", "Split", *_SPLIT_AT_SPACES))
-_PUT_MARKS = frozenset(("TemplateProcessing", "BertProcessing"))
 
 
 class WordMemo:
@@ -58,7 +59,7 @@ class WordMemo:
         found = self._older.get(word)
         if found is None:
             found = tuple(self._ask(word))
-            if len(word) > _LONGEST:
+            if len(word) > _LONGEST or len(found) > _MOST_IDS:
                 return found
         if len(self._recent) >= _KEPT:
             self._older, self._recent = self._recent, {}
@@ -75,7 +76,7 @@ def takes_word_by_word(described: Mapping[str, Any]) -> bool:
         all(map(_is_within_words, described["added_tokens"]))
         and all(map(_normalizes_words, _parts(described["normalizer"], "normalizers")))
         and _splits_at_spaces(_parts(described["pre_tokenizer"], "pretokenizers"))
-        and all(part["type"] in _PUT_MARKS for part in _parts(described["post_processor"], "processors"))
+        and all(map(_only_puts_marks, _parts(described["post_processor"], "processors")))
         and not described["model"].get("dropout")
     )
 
@@ -90,11 +91,24 @@ def _parts(component: Mapping[str, Any] | None, several: str) -> list[Mapping[st
 
 
 def _is_within_words(added: Mapping[str, Any]) -> bool:
-    return " " not in added["content"] and not (added["lstrip"] or added["rstrip"] or added["single_word"])
+    """Tells whether an added token is found as it is written, without spaces and without a look around it."""
+    looks_around = added["lstrip"] or added["rstrip"] or added["single_word"]
+    return added["content"].split() == [added["content"]] and not (looks_around or added["normalized"])
 
 
 def _normalizes_words(part: Mapping[str, Any]) -> bool:
-    return part["type"] in _NORMALIZERS or (part["type"] == "Replace" and _is_blind(part["pattern"]))
+    if part["type"] != "Replace":
+        return part["type"] in _NORMALIZERS
+    pattern = part["pattern"]
+    # What matches nothing matches between two spaces too.
+    return _is_blind(pattern) and not _MAY_MATCH_NOTHING.search(pattern.get("Regex", "")) and "" not in pattern.values()
+
+
+def _only_puts_marks(part: Mapping[str, Any]) -> bool:
+    if part["type"] != "TemplateProcessing":
+        return part["type"] == "BertProcessing"
+    texts = [piece["Sequence"]["id"] for piece in part["single"] if "Sequence" in piece]
+    return texts == ["A"]
 
 
 def _splits_at_spaces(parts: Sequence[Mapping[str, Any]]) -> bool:

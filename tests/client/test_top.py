@@ -1,7 +1,10 @@
 """`hiddenstate top`: what two metrics pages say of the time between them, and pages that cannot be read."""
 
 import http.server
+import itertools
 import math
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -73,6 +76,28 @@ def test_once_prints_a_frame_with_requests_models_and_refusals() -> None:
     assert result.exit_code == 0, result.output
     for expected in ("Predict", "lm 1 CPU", "of 64", "refused: queue_full", "1 in all"):
         assert expected in result.output
+
+
+def test_in_a_pipe_frames_follow_each_other() -> None:
+    metrics = Metrics()
+    exposition = Exposition(Address("127.0.0.1", 0), metrics.registry)
+    command = [sys.executable, "-c", "from hiddenstate.cli import main; main()", "top", "--interval-s", "0.2"]
+    try:
+        with subprocess.Popen(
+            [*command, "--metrics", str(exposition.address)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout
+            heads = (line for line in process.stdout if line.startswith("hiddenstate "))
+            assert len(list(itertools.islice(heads, 3))) == 3
+            process.kill()
+    finally:
+        exposition.close()
+
+
+def test_a_page_that_is_off_is_told_apart() -> None:
+    result = top("--once", "--metrics", "off")
+    assert result.exit_code == 2
+    assert "--metrics: with off the server shows no page" in result.output
 
 
 def test_a_page_that_cannot_be_read_is_one_clear_line() -> None:

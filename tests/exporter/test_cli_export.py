@@ -57,8 +57,17 @@ def test_export_with_check_leaves_no_trace(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_grid")
-@pytest.mark.parametrize("options", [["missing.pt"], ["best.pt", "--name", "a b"], ["best.pt", "--data", "no.txt"]])
-def test_a_refused_export_is_one_line_and_exit_code_1(
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["missing.pt"],
+        ["best.pt", "--name", "a b"],
+        ["best.pt", "--data", "no.txt"],
+        ["best.pt", "--sts", "pairs.csv"],
+        ["best.pt", "--variants", "fp32,fp16"],
+    ],
+)
+def test_a_refused_export_is_one_line_and_exit_code_1_before_anything_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
 ) -> None:
     saved(language_model_checkpoint(), tmp_path)
@@ -67,6 +76,7 @@ def test_a_refused_export_is_one_line_and_exit_code_1(
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ")
     assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
     assert not Path("models").exists()
 
 

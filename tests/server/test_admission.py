@@ -151,7 +151,7 @@ def test_batches_that_became_short_again_refuse_nobody() -> None:
 
 def test_a_short_queue_is_judged_by_what_was_seen_a_short_time_ago() -> None:
     admission = busy(tokens=20, tokens_per_s=1.0)  # 20 s of work in two works, which are a batch: no speed is seen now
-    with pytest.raises(OverloadedError, match="about 20 s of work, and this request has 4 s"):
+    with pytest.raises(OverloadedError, match=r"about \d\d s of work, and this request has 4 s"):
         admission.admit([Waiting(5, deadline=5.0)], 1.0)
     admission.admit([Waiting(5, deadline=7.0)], 3.0)
 
@@ -163,10 +163,23 @@ def test_who_finds_nobody_waiting_is_never_refused_for_the_deadline() -> None:
 
 
 def test_a_batch_that_waits_for_little_is_taken_for_a_short_one() -> None:
-    admission = busy(tokens=10, tokens_per_s=100.0, batch_s=2.0)  # 0.1 s of work, and so a batch of 0.2 s at most
-    with pytest.raises(OverloadedError, match=r"about 0.3 s of work"):
-        admission.admit([Waiting(5, deadline=0.3 / 0.7 - 0.01)], 0.0)
-    admission.admit([Waiting(5, deadline=0.3 / 0.7 + 0.1)], 0.0)
+    admission = busy(tokens=10, tokens_per_s=100.0, batch_s=2.0)  # 0.15 s of work with its own, in 0.3 s at most
+    with pytest.raises(OverloadedError, match=r"about 0.4\d s of work"):
+        admission.admit([Waiting(5, deadline=0.4 / 0.7)], 0.0)
+    admission.admit([Waiting(5, deadline=0.5 / 0.7)], 0.0)
+
+
+def test_what_a_request_needs_itself_counts_too() -> None:
+    admission = busy(tokens=10, tokens_per_s=100.0)
+    with pytest.raises(OverloadedError, match=r"about 10 s of work, and this request has 4 s"):
+        admission.admit([Waiting(100, deadline=4.0)] * 10, 0.0)
+    admission.admit([Waiting(100, deadline=4.0)], 0.0)
+
+
+def test_a_full_queue_is_believed_to_be_slow_however_long_a_batch_takes() -> None:
+    admission = busy(tokens=1000, tokens_per_s=100.0, batch_s=9.0)
+    with pytest.raises(OverloadedError):
+        admission.admit([Waiting(5, deadline=9.0)], 8.0)
 
 
 def test_what_advances_in_turns_does_not_wait_for_all_that_is_before_it() -> None:
@@ -174,7 +187,7 @@ def test_what_advances_in_turns_does_not_wait_for_all_that_is_before_it() -> Non
     admission.check(4.0, 0.0, False)  # 1 s: a token of each of them
     with pytest.raises(OverloadedError, match="about 5 s of work"):
         admission.admit([Waiting(5, deadline=4.0)], 0.0)
-    with pytest.raises(OverloadedError, match="about 10 s of work"):  # more than all that waits is waited for by nobody
+    with pytest.raises(OverloadedError, match="about 15 s of work"):  # its own 500, and all that waits
         admission.admit([Waiting(500, deadline=4.0)], 0.0)
     admission.admit([Waiting(1, deadline=4.0)], 0.0)
 
@@ -191,6 +204,8 @@ def test_a_deadline_that_has_passed_is_not_called_overload() -> None:
     with pytest.raises(DeadlineError, match="had passed when the request came"):
         admission.admit([Waiting(5, deadline=1.0)], 1.0)
     assert (admission.waiting_works, refusals["queue_slow"].value) == (0, 0)
+    with pytest.raises(DeadlineError):  # also where it would be too large
+        admission.admit([Waiting(500, deadline=1.0)], 1.0)
     admission.admit([Waiting(5, deadline=1.1)], 1.0)
 
 

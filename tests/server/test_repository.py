@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,9 +78,15 @@ async def test_an_empty_folder_is_refused_where_nobody_may_fill_it_and_so_is_one
         Repository.open(tmp_path, settings=EngineSettings(), metrics=Metrics(), loop=loop, may_be_empty=True)
 
 
-async def test_a_variant_that_the_bundle_lacks_is_refused(models_dir: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--variant int8: .* has only fp32"):
-        load(models_dir, variant="int8")
+async def test_a_variant_that_the_bundle_lacks_is_told_with_a_warning(
+    models_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(models_dir, variant="int8").close()
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert sorted(warnings) == [
+        "running tiny-encoder 1 in fp32: the bundle has no int8 graphs",
+        "running tiny-lm 1 in fp32: the bundle has no int8 graphs",
+    ]
 
 
 async def test_a_provider_that_is_not_installed_is_refused_when_asked_for_by_name(models_dir: Path) -> None:

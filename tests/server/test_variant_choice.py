@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -111,21 +111,27 @@ def choose(
     return load_variant(wanted, bundle, provider, load)
 
 
-@pytest.mark.parametrize("wanted", ["auto", "int8"])
-def test_int8_is_taken_where_it_is_faster(bundle: Bundle, clock: FakeClock, wanted: Wanted) -> None:
-    _, variant, reason = choose(bundle, clock, wanted=wanted)
+def test_int8_is_taken_where_it_is_faster(bundle: Bundle, clock: FakeClock) -> None:
+    _, variant, reason = choose(bundle, clock)
     assert variant == "int8"
     assert reason == "2.0 in batches of 1 and 4.0 in batches of 16 times as fast as fp32 here"
 
 
-@pytest.mark.parametrize("wanted", ["auto", "int8"])
 @pytest.mark.parametrize("int8", [(2.0, 16.0), (8.0, 8.0), (1.95, 15.5)])
-def test_fp32_is_taken_where_int8_gains_too_little(
-    bundle: Bundle, clock: FakeClock, wanted: Wanted, int8: tuple[float, float]
-) -> None:
-    _, variant, reason = choose(bundle, clock, wanted=wanted, int8=int8)
+def test_fp32_is_taken_where_int8_gains_too_little(bundle: Bundle, clock: FakeClock, int8: tuple[float, float]) -> None:
+    _, variant, reason = choose(bundle, clock, int8=int8)
     assert variant == "fp32"
     assert reason.startswith("int8 is not faster here: ")
+
+
+@pytest.mark.parametrize(("wanted", "provider"), [("int8", HERE), ("fp16", CUDA), ("fp16", TENSORRT)])
+def test_what_is_asked_for_is_taken_however_fast_it_is(
+    gpu_bundle: Bundle, clock: FakeClock, wanted: Wanted, provider: Provider
+) -> None:
+    slow = (9.0, 99.0)
+    assert choose(gpu_bundle, clock, wanted=wanted, provider=provider, int8=slow, fp16=slow)[1:] == (wanted, "as asked")
+    _, variant, reason = choose(gpu_bundle, clock, wanted=wanted, provider=provider, differs_by=9.9)
+    assert (variant, "differ from it by" in reason) == ("fp32", True)
 
 
 def test_a_loss_alone_is_weighed_against_a_gain_in_batches(bundle: Bundle, clock: FakeClock) -> None:
@@ -157,21 +163,17 @@ def test_a_gpu_never_runs_int8(gpu_bundle: Bundle, clock: FakeClock) -> None:
 
 
 @pytest.mark.parametrize("provider", [CUDA, TENSORRT])
-@pytest.mark.parametrize("wanted", ["auto", "fp16"])
-def test_float16_is_taken_where_a_gpu_is_faster_at_it(
-    gpu_bundle: Bundle, clock: FakeClock, wanted: Wanted, provider: Provider
-) -> None:
-    _, variant, reason = choose(gpu_bundle, clock, wanted=wanted, provider=provider, int8=(0.1, 0.1))
+def test_float16_is_taken_where_a_gpu_is_faster_at_it(gpu_bundle: Bundle, clock: FakeClock, provider: Provider) -> None:
+    _, variant, reason = choose(gpu_bundle, clock, provider=provider, int8=(0.1, 0.1))
     assert variant == "fp16"
     assert reason == "2.0 in batches of 1 and 4.0 in batches of 16 times as fast as fp32 here"
 
 
-@pytest.mark.parametrize("wanted", ["auto", "fp16"])
 @pytest.mark.parametrize("fp16", [(2.0, 16.0), (1.95, 15.5)])
 def test_float32_is_taken_where_a_gpu_gains_too_little_by_float16(
-    gpu_bundle: Bundle, clock: FakeClock, wanted: Wanted, fp16: tuple[float, float]
+    gpu_bundle: Bundle, clock: FakeClock, fp16: tuple[float, float]
 ) -> None:
-    _, variant, reason = choose(gpu_bundle, clock, wanted=wanted, provider=CUDA, fp16=fp16)
+    _, variant, reason = choose(gpu_bundle, clock, provider=CUDA, fp16=fp16)
     assert variant == "fp32"
     assert reason.startswith("fp16 is not faster here: 1.0 in batches of 1 and 1.0 in batches of 16")
 
@@ -203,25 +205,55 @@ def test_a_bundle_without_float32_runs_what_suits_the_provider(
     assert choose(only, clock, provider=provider)[1:] == (expected, "the bundle has no float32 graphs")
 
 
-@pytest.mark.parametrize(("provider", "rival"), [(HERE, "int8"), (CUDA, "fp16")])
-def test_float32_is_taken_where_a_provider_cannot_load_the_other_graphs(
-    gpu_bundle: Bundle, clock: FakeClock, provider: Provider, rival: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    def load(variant: VariantName) -> FakeRunner:
-        if variant == rival:
-            raise BundleError("encoder.onnx: ONNX Runtime cannot load it: no kernel")
-        return FakeRunner(clock, {}, 0.0)
+class NoKernel(FakeRunner):
+    """Loads, and does not run."""
 
-    _, variant, reason = load_variant("auto", gpu_bundle, provider, load)
-    assert (variant, reason) == ("fp32", f"{rival} graphs do not run here")
+    def trial(self, batch_size: int) -> Sequence[NDArray[np.float32]]:
+        raise RuntimeError("no kernel")
+
+
+def load_all_but(rival: str, clock: FakeClock, *, loads: bool) -> Callable[[VariantName], FakeRunner]:
+    """Returns what loads float32 graphs; the rival's do not load, or do not run."""
+
+    def load(variant: VariantName) -> FakeRunner:
+        if variant != rival:
+            return FakeRunner(clock, {1: 1.0, 16: 1.0}, 0.0)
+        if loads:
+            return NoKernel(clock, {}, 0.0)
+        raise BundleError("encoder.onnx: no kernel")
+
+    return load
+
+
+@pytest.mark.parametrize("loads", [False, True])
+@pytest.mark.parametrize("wanted", ["auto", "fp16"])
+def test_float32_is_taken_where_a_gpu_cannot_run_the_other_graphs(
+    gpu_bundle: Bundle, clock: FakeClock, wanted: Wanted, loads: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, variant, reason = load_variant(wanted, gpu_bundle, CUDA, load_all_but("fp16", clock, loads=loads))
+    assert (variant, reason) == ("fp32", "fp16 graphs do not run here")
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.getMessage().endswith(f"on {provider.name}: encoder.onnx: ONNX Runtime cannot load it: no kernel")
+    assert record.getMessage().endswith("no kernel")
 
 
-def test_float16_that_a_bundle_lacks_is_refused_when_it_is_asked_for(bundle: Bundle, clock: FakeClock) -> None:
-    with pytest.raises(ConfigError, match="--variant fp16: tiny-lm 1 has only fp32, int8"):
-        choose(bundle, clock, wanted="fp16", provider=CUDA)
+@pytest.mark.parametrize("wanted", ["auto", "int8"])
+def test_a_damaged_variant_is_not_passed_over_on_a_cpu(gpu_bundle: Bundle, clock: FakeClock, wanted: Wanted) -> None:
+    with pytest.raises(BundleError, match="no kernel"):
+        load_variant(wanted, gpu_bundle, HERE, load_all_but("int8", clock, loads=False))
+
+
+def test_float32_is_taken_where_the_bundle_lacks_what_is_asked_for(bundle: Bundle, clock: FakeClock) -> None:
+    assert choose(bundle, clock, wanted="fp16", provider=CUDA)[1:] == ("fp32", "the bundle has no fp16 graphs")
+
+
+@pytest.mark.parametrize(("has", "wanted"), [("int8", "fp32"), ("int8", "fp16"), ("fp16", "int8")])
+def test_a_bundle_with_neither_what_is_asked_for_nor_float32_is_refused(
+    gpu_bundle: Bundle, clock: FakeClock, has: VariantName, wanted: Wanted
+) -> None:
+    only = msgspec.structs.replace(gpu_bundle, variants={has: gpu_bundle.variants[has]})
+    with pytest.raises(ConfigError, match=f"--variant {wanted}: .* has only {has}; leave it to --variant auto, or "):
+        choose(only, clock, wanted=wanted)
 
 
 @pytest.mark.parametrize(
@@ -264,13 +296,10 @@ def test_fp32_is_taken_unmeasured_when_asked_for(bundle: Bundle, clock: FakeCloc
     assert clock.now == 0.0
 
 
-def test_a_bundle_without_int8_runs_float32_and_is_refused_when_int8_is_asked_for(
-    tmp_path: Path, clock: FakeClock
-) -> None:
+@pytest.mark.parametrize("wanted", ["auto", "int8"])
+def test_a_bundle_without_int8_runs_float32(tmp_path: Path, clock: FakeClock, wanted: Wanted) -> None:
     bundle = load_bundle(language_model_bundle(tmp_path))
-    assert choose(bundle, clock)[1:] == ("fp32", "the bundle has no int8 graphs")
-    with pytest.raises(ConfigError, match="--variant int8: tiny-lm 1 has only fp32"):
-        choose(bundle, clock, wanted="int8")
+    assert choose(bundle, clock, wanted=wanted)[1:] == ("fp32", "the bundle has no int8 graphs")
 
 
 def test_a_bundle_with_nothing_but_int8_runs_it(bundle: Bundle, clock: FakeClock) -> None:

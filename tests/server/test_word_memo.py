@@ -167,6 +167,11 @@ def split(pattern: str, behavior: str = "removed", *, invert: bool = True) -> An
         changed(normalizer=normalizers.Replace(" the", "x")),
         changed(normalizer=normalizers.Replace(Regex(r"\s+"), "_")),
         changed(normalizer=normalizers.Sequence([normalizers.NFC(), normalizers.Prepend("_")])),
+        changed(normalizer=normalizers.Replace("", "x")),
+        changed(normalizer=normalizers.Replace(Regex("b*"), "x")),
+        changed(normalizer=normalizers.Replace(Regex("a|"), "x")),
+        changed(normalizer=normalizers.Replace(Regex(r"\b"), "x")),
+        changed(post_processor=TemplateProcessing(single="$A $A", special_tokens=[])),
         changed(model=BPE({"a": 0, "<unk>": 1}, [], unk_token="<unk>", dropout=0.1)),
     ],
 )  # fmt: skip
@@ -174,18 +179,25 @@ def test_what_may_look_beyond_a_word_has_no_memo(tokenizer: HuggingFaceTokenizer
     assert not takes_word_by_word(described(tokenizer))
 
 
-@pytest.mark.parametrize("options", [{"lstrip": True}, {"rstrip": True}, {"single_word": True}])
-def test_added_tokens_that_look_around_them_have_no_memo(options: dict[str, bool]) -> None:
+PLAIN = {"normalized": False}
+
+
+@pytest.mark.parametrize("options", [{"lstrip": True}, {"rstrip": True}, {"single_word": True}, {"normalized": True}])
+def test_added_tokens_that_look_around_them_or_are_changed_have_no_memo(options: dict[str, bool]) -> None:
     tokenizer = as_trained()
-    tokenizer.add_tokens([AddedToken("new", **options)])
+    tokenizer.add_tokens([AddedToken("new", **PLAIN)])
+    assert takes_word_by_word(described(tokenizer))
+    tokenizer.add_tokens([AddedToken("york", **{**PLAIN, **options})])
     assert not takes_word_by_word(described(tokenizer))
 
 
-def test_an_added_token_of_two_words_has_no_memo() -> None:
+@pytest.mark.parametrize("content", ["new york", "new\tyork", "new\u00a0york"])
+def test_an_added_token_of_two_words_has_no_memo(content: str) -> None:
     tokenizer = as_trained()
-    tokenizer.add_tokens(["new york"])
+    tokenizer.add_tokens([AddedToken(content, **PLAIN)])
     assert not takes_word_by_word(described(tokenizer))
-    assert Tokenizer(tokenizer).encode_batch(["the new york car"]) == [tokenizer.encode("the new york car").ids]
+    text = f"the {content} car"
+    assert Tokenizer(tokenizer).encode_batch([text]) == [tokenizer.encode(text).ids]
 
 
 def test_a_word_is_asked_for_once_and_old_ones_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,6 +240,20 @@ def test_long_words_are_not_kept() -> None:
     assert asked == ["x" * 48, "y" * 49, "y" * 49]
 
 
+def test_words_of_many_tokens_are_not_kept() -> None:
+    asked: list[str] = []
+
+    def ask(word: str) -> list[int]:
+        asked.append(word)
+        return [1000 + number for number in range(len(word))]
+
+    memo = WordMemo(ask, [], [])
+    for _ in range(2):
+        memo.encode("x" * 8)
+        memo.encode("y" * 9)
+    assert asked == ["x" * 8, "y" * 9, "y" * 9]
+
+
 def test_a_long_text_is_not_taken_word_by_word() -> None:
     def fail(word: str) -> list[int]:
         raise AssertionError(word)
@@ -236,4 +262,5 @@ def test_a_long_text_is_not_taken_word_by_word() -> None:
     tokenizer._memo = WordMemo(fail, [], [])
     with pytest.raises(AssertionError):
         tokenizer.encode_batch(["the car " * (LONG_TEXT // 8)])
+    assert len(tokenizer.encode_batch(["the car"] * (16 * LONG_TEXT // 7 + 1))) == 16 * LONG_TEXT // 7 + 1
     assert len(tokenizer.encode_batch(["the car " * (LONG_TEXT // 8) + "."])[0]) == 2 * (LONG_TEXT // 8) + 1

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import click
 from rich import box
@@ -70,6 +71,8 @@ def top(
       hiddenstate top --once
       hiddenstate top --metrics models.example.com:9464 --tls-ca ca.pem
     """
+    if url == "off":
+        raise click.UsageError("--metrics: with off the server shows no page; start it with --metrics HOST:PORT")
     tls = tls_context(tls_ca, tls_cert, tls_key)
     url = url if "://" in url else f"{'https' if tls_ca or tls_cert else 'http'}://{url}/metrics"
 
@@ -80,15 +83,27 @@ def top(
     time.sleep(interval_s)
     after = read()
     console = Console()
-    if once:
+    if once or not console.is_terminal:
         console.print(frame(Span(before, after), url))
+    if once:
         return
+    if not console.is_terminal:
+        _print_each(console, read, url, interval_s, after)
     _watch(console, read, url, interval_s, before, after)
 
 
 def frame(span: Span, url: str) -> Group:
     """Returns what is shown of a span."""
     return Group(_head(span, url), _requests(span), _models(span), _rest(span))
+
+
+def _print_each(console: Console, read: Callable[[], Page], url: str, interval_s: float, before: Page) -> NoReturn:
+    """Prints frame after frame, where there is no screen to draw them on: in a pipe or a file."""
+    while True:
+        time.sleep(interval_s)
+        after = read()
+        console.print(frame(Span(before, after), url))
+        before = after
 
 
 def _watch(console: Console, read: Callable[[], Page], url: str, interval_s: float, before: Page, after: Page) -> None:

@@ -73,8 +73,9 @@ def publication_options(*, name: str, license: str) -> Callable[[Callable[..., A
             type=Variants(),
             default=(),
             metavar="LIST",
-            help="Graphs to publish, with commas between: fp32, and beside it int8 (for CPUs) or fp16 (for GPUs). If "
-            "some do not pass their checks, nothing is published.  [default: fp32, and int8 if it passes its checks]",
+            help="Graphs to publish, with commas between: fp32, and beside it int8 (for CPUs), fp16 (for GPUs) or "
+            "both. If some do not pass their checks, nothing is published.  [default: fp32, and int8 if it passes its "
+            "checks]",
         ),
         click.option(
             "--fold-limit",

@@ -16,7 +16,7 @@ from hiddenstate_exporter.publishing.build import Label, build_bundle, finite
 from hiddenstate_exporter.publishing.evaluation import Track
 from hiddenstate_exporter.publishing.fp16_variant import add_fp16
 from hiddenstate_exporter.publishing.int8_variant import add_int8
-from hiddenstate_exporter.publishing.measurement import NO_DATA, Data, check_nothing_lost, measure
+from hiddenstate_exporter.publishing.measurement import NO_DATA, Data, check_data, check_nothing_lost, measure
 from hiddenstate_exporter.publishing.model_card import model_card
 from hiddenstate_exporter.publishing.publication import check_name, check_target, next_version, staged
 from hiddenstate_exporter.publishing.source import Model, Source, read_source
@@ -70,6 +70,7 @@ def publish(
     track: Track = iter,
 ) -> Path:
     """Publishes a model that was read from `path`; otherwise like `export`."""
+    check_data(options.data, source.model.kind, is_needed=bool({*options.variants} & {*FURTHER}))
     name = options.name or source.name
     check_name("name", name)
     version = options.version or next_version(options.to / name)

@@ -14,8 +14,8 @@ from hiddenstate_exporter.publishing.evaluation import Track, encode_sentences, 
 from hiddenstate_exporter.publishing.onnx_model import IdArray, OnnxLanguageModel, OnnxSentenceEncoder
 from hiddenstate_exporter.publishing.source import Model
 from hiddenstate_exporter.publishing.transformer_parity import encode_texts, load_rounded
-from hiddenstate_exporter.training.checkpoint import Checkpoint
-from hiddenstate_exporter.training.corpus import read_sources, split
+from hiddenstate_exporter.training.checkpoint import Checkpoint, Kind
+from hiddenstate_exporter.training.corpus import check_sources, read_sources, split
 from hiddenstate_exporter.training.distillation import encode
 from hiddenstate_exporter.training.language_model_task import score
 from hiddenstate_exporter.training.sts import Encode, read_sts, spearman
@@ -60,6 +60,27 @@ class Data:
 
 
 NO_DATA = Data()
+
+
+def check_data(data: Data, kind: Kind, *, is_needed: bool) -> None:
+    """Looks, before anything is built, whether a model of a kind can be measured on data that may not be left out.
+
+    Raises:
+        MeasurementError: it is of the wrong sort, or not given and needed.
+        CorpusError, StsError: it is not there.
+    """
+    if not data:
+        if is_needed:
+            what = (
+                "text that training held out with --data" if kind == "language_model" else "sentence pairs with --sts"
+            )
+            raise MeasurementError(f"what is to stand beside fp32 is published once it has been measured: give {what}")
+        return
+    if kind == "language_model":
+        _check_is_text(data)
+        check_sources(data.sources)
+    else:
+        read_sts(_pairs_of(data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +171,7 @@ def _sentence_encoder(
 ) -> Measured:
     spec = bundle.sentence_encoder
     assert spec is not None  # load_bundle has checked it
-    if data.sts is None:
-        raise MeasurementError("a sentence encoder is measured on pairs of sentences: give --sts FILE")
-    pairs, tokenizer = read_sts(data.sts), load_tokenizer(folder / TOKENIZER_FILE)
+    pairs, tokenizer = read_sts(_pairs_of(data)), load_tokenizer(folder / TOKENIZER_FILE)
     onnx_model = OnnxSentenceEncoder(folder, graphs)
     onnx = spearman(
         lambda texts: encode_sentences(onnx_model, tokenizer, texts, max_seq_length=spec.max_seq_length, track=track),
@@ -171,9 +190,19 @@ def _torch_encode(model: Model, tokenizer: Tokenizer) -> Encode:
     return lambda texts: encode(encoder, tokenizer, texts)
 
 
-def _stream(data: Data, tokenizer: Tokenizer, spec: LanguageModelSpec) -> IdArray:
+def _pairs_of(data: Data) -> Path:
+    if data.sts is None:
+        raise MeasurementError("a sentence encoder is measured on pairs of sentences: give --sts FILE")
+    return data.sts
+
+
+def _check_is_text(data: Data) -> None:
     if not data.sources:
         raise MeasurementError("a language model is measured on text: give --data SOURCE")
+
+
+def _stream(data: Data, tokenizer: Tokenizer, spec: LanguageModelSpec) -> IdArray:
+    _check_is_text(data)
     documents = read_sources(data.sources)
     if data.part == "all":
         paragraphs = [paragraph for document in documents for paragraph in document.paragraphs]

@@ -60,6 +60,16 @@ def read_sources(sources: Sequence[str]) -> list[Document]:
     return documents
 
 
+def check_sources(sources: Sequence[str]) -> None:
+    """Finds the files of sources, and reads none.
+
+    Raises:
+        CorpusError: a source is missing.
+    """
+    for source in sources:
+        _paths(source)
+
+
 def split(documents: Iterable[Document]) -> Split:
     """Deals blocks of consecutive paragraphs out to train, valid and test.
 

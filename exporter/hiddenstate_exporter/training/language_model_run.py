@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,7 +65,9 @@ def run(
     if outcome.ending != "interrupted":
         echo(_describe_scores(measure(outcome.best_path, texts.test)))
         if next_step:
-            echo(f"publish it with: hiddenstate export {outcome.best_path} --to models/")
+            data = [word for source in config.data.sources for word in ("--data", source)]
+            step = shlex.join(["hiddenstate", "export", str(outcome.best_path), "--to", "models/", *data])
+            echo(f"publish it with: {step}")
     return outcome
 
 

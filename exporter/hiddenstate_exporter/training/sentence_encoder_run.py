@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -76,7 +77,9 @@ def run(
     echo(_ending(outcome))
     if outcome.ending != "interrupted":
         echo(_describe_metrics(measure(outcome.best_path, teacher, pairs)))
-        echo(f"publish it with: hiddenstate export {outcome.best_path} --to models/")
+        sts = ["--sts", config.data.sts] if config.data.sts is not None else []
+        step = shlex.join(["hiddenstate", "export", str(outcome.best_path), "--to", "models/", *sts])
+        echo(f"publish it with: {step}")
     return outcome
 
 

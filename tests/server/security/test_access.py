@@ -34,7 +34,7 @@ from hiddenstate_server.inference.open_inference_pb2 import (
     ServerMetadataRequest,
 )
 from hiddenstate_server.security.keys import make_key
-from serving import WAIT_S, Wire, failure, serving, until
+from serving import WAIT_S, Wire, failure, held, serving, until
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
@@ -119,6 +119,18 @@ async def test_no_call_is_made_without_a_key(guarded: Wire) -> None:
     for metadata in ((), (("authorization", "Bearer hs_predict.guess"),), (("authorization", "Basic abc"),)):
         for call in (each for group in calls(guarded, metadata).values() for each in group):
             assert await code_of(call) is UNAUTHENTICATED
+
+
+async def test_who_has_no_key_is_told_so_also_where_there_is_no_room(models_dir: Path, key_file: KeyFile) -> None:
+    async with serving(models_dir, runners=1, keys_file=key_file.path, max_concurrent_calls=1) as wire:
+        with held(wire.server.repository.language_model()) as gate:
+            metadata = key_file.header("predict")
+            running = wire.language_model.Predict(PredictRequest(text="I"), metadata=metadata)
+            await gate.reached()
+            one_more = wire.language_model.Predict(PredictRequest(text="I"), metadata=metadata)
+            assert await code_of(one_more) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert await code_of(wire.language_model.Predict(PredictRequest(text="I"))) is UNAUTHENTICATED
+        assert (await running).candidates
 
 
 @pytest.mark.parametrize("scope", ["predict", "encode", "manage"])
