@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-_KEPT = 2**14  # words of a generation, of which there are two: mostly some 250 bytes each, and never above 800
+_KEPT = 2**15  # words of a generation, of which there are two: mostly some 250 bytes each, and never above 800
 _LONGEST = 48  # characters of a word that is kept
 _MOST_IDS = 8  # of such a word
 
