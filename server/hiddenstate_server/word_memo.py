@@ -1,6 +1,6 @@
 """Token ids of words that come again, for tokenizers that take a text word by word.
 
-Most words of a text came before, and a look in a dictionary costs a twentieth of what the tokenizer takes for them.
+Most words of a text came before, and a look in a dictionary costs about a tenth of what the tokenizer takes for them.
 That holds only where what becomes of a word does not hang on its neighbours, which `takes_word_by_word` reads off the
 tokenizer's own description.
 """
