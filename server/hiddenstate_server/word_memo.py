@@ -106,7 +106,7 @@ def _normalizes_words(part: Mapping[str, Any]) -> bool:
 
 def _only_puts_marks(part: Mapping[str, Any]) -> bool:
     if part["type"] != "TemplateProcessing":
-        return part["type"] == "BertProcessing"
+        return bool(part["type"] == "BertProcessing")
     texts = [piece["Sequence"]["id"] for piece in part["single"] if "Sequence" in piece]
     return texts == ["A"]
 
