@@ -158,7 +158,7 @@ def status_error(
     # gRPC answers an oversized message with the code of an overload; only its words tell them apart.
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in details:
         # gRPC names the side whose limit it was.
-        limit = "max_message_bytes" if details.startswith("CLIENT") else "the server's --max-message-bytes"
+        limit = "max_message_bytes" if "CLIENT:" in details else "the server's --max-message-bytes"
         return MessageTooLargeError(f"{details}; send less at once, or raise {limit}")
     kind = _BY_CODE.get(code, HiddenstateError)
     return kind(details or f"{address} answered {code.name} without a reason", code=code, retry_after_s=retry_after_s)

@@ -14,7 +14,7 @@ from hiddenstate_exporter.publishing import fp16_variant, measurement, parity
 from hiddenstate_exporter.publishing.activation_bounds import BoundError
 from hiddenstate_exporter.publishing.export import ExportError, ExportOptions, export
 from hiddenstate_exporter.publishing.fp16_variant import add_fp16, build_fp16
-from hiddenstate_exporter.publishing.measurement import Data, Margin
+from hiddenstate_exporter.publishing.measurement import Data, Margin, MeasurementError
 from hiddenstate_exporter.publishing.parity import ParityError
 from hiddenstate_exporter.publishing.variant import VariantError
 from hiddenstate_exporter.training.checkpoint import Checkpoint
@@ -104,7 +104,7 @@ def test_equal_checkpoints_give_equal_bytes(tmp_path: Path, text: Data) -> None:
 def test_without_data_float16_is_refused_and_the_flag_is_named(
     tmp_path: Path, checkpoint: Checkpoint, flag: str
 ) -> None:
-    with pytest.raises(ExportError, match=rf"best\.pt: fp16 graphs: .*{flag}"):
+    with pytest.raises(MeasurementError, match=f"beside fp32 is published once it has been measured: .*{flag}"):
         _export(checkpoint, tmp_path, variants=FP16)
     assert not (tmp_path / "models").exists()
 

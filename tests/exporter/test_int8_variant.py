@@ -12,7 +12,7 @@ from hiddenstate_exporter.publishing import int8_variant, measurement, parity
 from hiddenstate_exporter.publishing.activation_bounds import BoundError
 from hiddenstate_exporter.publishing.export import ExportError, ExportOptions, export
 from hiddenstate_exporter.publishing.invariance import InvarianceError
-from hiddenstate_exporter.publishing.measurement import Data, Margin
+from hiddenstate_exporter.publishing.measurement import Data, Margin, MeasurementError
 from hiddenstate_exporter.publishing.parity import ParityError
 from hiddenstate_exporter.publishing.variant import VariantError
 from hiddenstate_exporter.training.checkpoint import Checkpoint
@@ -81,7 +81,7 @@ def test_without_data_int8_is_not_published_and_the_flag_is_named(
     folder, lines = _export(checkpoint, tmp_path)
     assert list(load_bundle(folder).variants) == ["fp32"]
     assert any(line.startswith("int8 graphs: not published: ") and line.endswith(flag) for line in lines)
-    with pytest.raises(ExportError, match=rf"best\.pt: int8 graphs: .*{flag}"):
+    with pytest.raises(MeasurementError, match=f"beside fp32 is published once it has been measured: .*{flag}"):
         _export(checkpoint, tmp_path / "asked", variants=("fp32", "int8"))
     assert not (tmp_path / "asked" / "models").exists()
 
