@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from hiddenstate_exporter.graphs.graph import write_models
 from hiddenstate_exporter.graphs.graph_builder import GraphBuilder
-from hiddenstate_exporter.graphs.int8_layer import H_BOUND
 from hiddenstate_exporter.graphs.language_model_graph import head_graph, recurrent_graph
 from hiddenstate_exporter.graphs.pooling_graph import Pooling
 from hiddenstate_exporter.graphs.sentence_encoder_graph import encoder_graph
-from hiddenstate_exporter.graphs.stack_shape import Cell, Connections, StackShape, read_stack_shape
+from hiddenstate_exporter.graphs.stack_shape import H_BOUND, Cell, Connections, StackShape, read_stack_shape
 from hiddenstate_exporter.graphs.state_bounds import state_bounds
 from hiddenstate_exporter.graphs.weights import Weights, WeightsError, WeightsFile, round_weights
 from hiddenstate_server.bundle import StateBound

@@ -5,7 +5,6 @@ carries it on in uint8 and collects it in float32, without a copy.
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 import onnx
 
@@ -13,12 +12,8 @@ from hiddenstate_exporter.graphs.cell_graph import OPERATORS
 from hiddenstate_exporter.graphs.cell_step import READS_H, STEPS
 from hiddenstate_exporter.graphs.graph_builder import FLOAT, UINT8, GraphBuilder, array_info
 from hiddenstate_exporter.graphs.quantizer import Quantized, Quantizer
-from hiddenstate_exporter.graphs.stack_shape import StackShape
+from hiddenstate_exporter.graphs.stack_shape import H_BOUND, StackShape
 from hiddenstate_exporter.graphs.weights import Weights
-
-# h is tanh (RNN), o * tanh(c) with o in 0..1 (LSTM), or lies between tanh and the h before (GRU): from an h within
-# the bound none ever leaves it.
-H_BOUND: Final = 1.0
 
 
 def int8_layer(

@@ -8,9 +8,9 @@ import numpy as np
 from hiddenstate_exporter.graphs.cell_graph import OPERATORS
 from hiddenstate_exporter.graphs.graph_builder import GraphBuilder
 from hiddenstate_exporter.graphs.int8_embedding import EmbeddingGates, backwards
-from hiddenstate_exporter.graphs.int8_layer import H_BOUND, int8_layer
+from hiddenstate_exporter.graphs.int8_layer import int8_layer
 from hiddenstate_exporter.graphs.quantizer import Quantized, Quantizer
-from hiddenstate_exporter.graphs.stack_shape import StackShape
+from hiddenstate_exporter.graphs.stack_shape import H_BOUND, StackShape
 from hiddenstate_exporter.graphs.weights import Weights, tensor
 
 

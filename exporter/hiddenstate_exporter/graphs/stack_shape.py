@@ -38,6 +38,10 @@ STATE_PARTS: Final[Mapping[Cell, tuple[StatePart, ...]]] = {"rnn": ("h",), "lstm
 _PREFIX = "rnn."
 _LAYER = re.compile(r"^rnn\.\w+_l(?P<layer>\d+)(?P<reverse>_reverse)?(\.\w+)?$")
 
+# h is tanh (RNN), o * tanh(c) with o in 0..1 (LSTM), or lies between tanh and the h before (GRU): from an h within
+# the bound none ever leaves it.
+H_BOUND: Final = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackShape:
@@ -104,7 +108,7 @@ class StackShape:
     @property
     def output_bound(self) -> float:
         """Largest absolute value of the stack's output: a layer's own keep to 1, and a residual stack adds them up."""
-        return float(self.num_layers) if self.connections == "residual" else 1.0
+        return self.num_layers * H_BOUND if self.connections == "residual" else H_BOUND
 
     @property
     def output_offset(self) -> int:

@@ -1,7 +1,6 @@
 """What the parts of a packed state keep to."""
 
-from hiddenstate_exporter.graphs.int8_layer import H_BOUND
-from hiddenstate_exporter.graphs.stack_shape import StackShape
+from hiddenstate_exporter.graphs.stack_shape import H_BOUND, StackShape
 from hiddenstate_server.bundle import StateBound
 
 
