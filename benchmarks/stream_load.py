@@ -19,6 +19,7 @@ from benchmarks.load import Load
 from benchmarks.pace import paced
 from benchmarks.samples import Clock, Measured, Samples
 from benchmarks.texts import sentences, texts
+from hiddenstate.streamed_requests import PREDICTIONS as ENVELOPE  # that of both methods writes the same
 from hiddenstate.v1.language_model_pb2 import (
     PredictRequest,
     PredictStreamRequest,
@@ -102,7 +103,7 @@ class StreamLoad:
             message = [await self._messages.get()]
             while not self._messages.empty():
                 message.append(self._messages.get_nowait())
-            yield b"".join(message)
+            yield ENVELOPE.join(message, time.monotonic_ns())
 
 
 async def measure(load: Load) -> Measured:

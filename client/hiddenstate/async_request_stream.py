@@ -9,6 +9,7 @@ asked: a request is bytes, to which the stream puts a number and a time limit.
 import asyncio
 import itertools
 import math
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import suppress
 from typing import Generic, TypeVar
@@ -143,7 +144,7 @@ class AsyncRequestStream(Generic[ResponseT]):
         while self.ended is None:
             if messages := self._outbox.take():
                 self._sent += len(messages)
-                yield b"".join(messages)
+                yield self._envelope.join(messages, time.monotonic_ns())
             elif self._closing:
                 return
             else:

@@ -138,7 +138,7 @@ class RequestStream(Generic[ResponseT]):
             self._let_others_come()
             if messages := self._outbox.take():
                 self._sent += len(messages)
-                yield b"".join(messages)
+                yield self._envelope.join(messages, time.monotonic_ns())
             elif self._closing:
                 return
             else:

@@ -4,6 +4,7 @@ What a request asks for is written where it is made. A stream puts its number an
 again: another stream gives another number. Tests hold what is written against what protobuf reads from it.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from google.protobuf.message import Message
@@ -12,23 +13,34 @@ VARINT, LENGTH = 0, 2  # wire types
 
 _MOST_MS = 2**32 - 1
 _MOST_S = 4e6  # 46 days
+_LARGE = 2**16  # bytes
 
 
 class Envelope:
     """Makes messages of the requests of one method's streams."""
 
     def __init__(self, message: type[Message], request: type[Message]) -> None:
-        """`message` has `requests`, each of them a `request` that has `request_id` and `timeout_ms`."""
+        """`message` has `sent_at_us` and `requests`, each a `request` with `request_id` and `timeout_ms`."""
         self._requests = tag(message, "requests", LENGTH)
+        self._sent_at_us = tag(message, "sent_at_us", VARINT)
         self._request_id = tag(request, "request_id", VARINT)
         self._timeout_ms = tag(request, "timeout_ms", VARINT)
 
     def seal(self, request: bytes, request_id: int, timeout_s: float | None) -> bytes:
-        """Returns a message of one request, a timeout of None being left to the stream. Messages can be joined."""
+        """Returns a message of one request, a timeout of None being left to the stream; to be sent by `join`."""
         if timeout_s is not None:
             request += self._timeout_ms + _milliseconds(timeout_s)
         request += self._request_id + varint(request_id)
         return self._requests + varint(len(request)) + request
+
+    def join(self, messages: Sequence[bytes], now_ns: int) -> bytes:
+        """Returns a message of all requests of some that is sent at `now_ns`, of time.monotonic_ns().
+
+        One that is alone and large, and may be as large as may be, is sent as it is.
+        """
+        if len(messages) == 1 and len(messages[0]) > _LARGE:
+            return messages[0]
+        return b"".join((*messages, self._sent_at_us, varint(now_ns // 1000)))
 
 
 def varint(number: int) -> bytes:

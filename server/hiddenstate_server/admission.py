@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from hiddenstate_server.errors import DeadlineError, OverloadedError, RefusalReason
+from hiddenstate_server.errors import DeadlineError, OverloadedError, RefusalReason, ServingError
 from hiddenstate_server.queue_metrics import uncounted_refusals
 from hiddenstate_server.tallies import Tally
 
@@ -17,7 +17,10 @@ _PATIENCE = 0.7
 # How much of what is known of the batches' duration is the latest one's.
 _LATEST = 0.2
 _NOT = -1.0
+# Refusals whose numbers differ by less than this part read alike.
+_ALIKE = 0.05
 _LATE = "the deadline had passed when the request came to the model's queue"
+_LATE_REFUSAL = DeadlineError(_LATE)
 
 
 class Waiting(Protocol):
@@ -48,6 +51,9 @@ class Admission:
         "_busy_since",
         "_full_batch",
         "_in_turns",
+        "_last_ahead",
+        "_last_left",
+        "_last_refusal",
         "_max_waiting_tokens",
         "_refusals",
         "_seconds",
@@ -82,6 +88,9 @@ class Admission:
         self._tokens = 0.0  # that ended in the last seconds in which the model was busy, and those seconds
         self._seconds = 0.0
         self._seen_at = -math.inf
+        self._last_refusal: ServingError | None = None  # for a deadline, and the seconds that it speaks of
+        self._last_ahead = 0.0
+        self._last_left = 0.0
         self._batch_s = 0.0  # that a batch takes while the model is busy: an answer comes when its whole batch is done
 
     def admit(self, works: Sequence[Waiting], now: float) -> None:
@@ -98,14 +107,14 @@ class Admission:
         if deadline <= now:
             raise DeadlineError(_LATE)
         if size > self._max_waiting_tokens:
-            self._refuse(
+            raise self._refused(
                 f"this request has {size:,} tokens, the queue takes {self._max_waiting_tokens:,}; "
                 "send it in smaller parts",
                 None,
                 "too_large",
             )
         if self.waiting_tokens + size > self._max_waiting_tokens:
-            self._refuse(
+            raise self._refused(
                 f"the queue holds {self.waiting_tokens:,} tokens and takes {self._max_waiting_tokens:,}; "
                 f"this request has {size:,}: send it again later, or in smaller parts",
                 self.wait_s(self.waiting_tokens + size - self._max_waiting_tokens),
@@ -126,24 +135,31 @@ class Admission:
             DeadlineError: the deadline has passed.
             OverloadedError: so many tokens go first that the deadline would pass.
         """
-        if deadline == math.inf:
-            return
         if deadline <= now:
             raise DeadlineError(_LATE)
-        if not self.waiting_works or (self._busy_since == _NOT and now - self._seen_at > _WINDOW_S):
-            return
-        first = self.waiting_tokens if is_bulk else self._waiting_interactive
-        if self._in_turns:
-            first = min(first, self.waiting_works * size)
-        ahead = self.wait_s(first + size)
-        ahead += min(self._batch_s, 2 * ahead)  # its own batch is a small one where little waits
-        if ahead > _PATIENCE * (deadline - now):
-            self._refuse(
-                f"the queue holds {self.waiting_tokens:,} tokens, about {_rounded(ahead)} s of work, and this "
-                f"request has {_rounded(deadline - now)} s: send it again later, or with a longer timeout",
-                ahead - _PATIENCE * (deadline - now),
-                "queue_slow",
-            )
+        ahead = self._in_vain(deadline, now, is_bulk, size)
+        if ahead:
+            raise self._slow(ahead, deadline - now)
+
+    def refusal(self, deadline: float, now: float, is_bulk: bool, size: int = 1) -> ServingError | None:
+        """Returns what `check` would raise; None where it would not. It is not to be raised, as others have it too.
+
+        Under overload there are tens of thousands a second: those that read about alike are one.
+        """
+        if deadline <= now:
+            return _LATE_REFUSAL
+        ahead = self._in_vain(deadline, now, is_bulk, size)
+        if not ahead:
+            return None
+        left = deadline - now
+        if self._last_refusal is None or not (
+            abs(ahead - self._last_ahead) < _ALIKE * ahead and abs(left - self._last_left) < _ALIKE * left
+        ):
+            self._last_ahead, self._last_left = ahead, left
+            self._last_refusal = self._slow(ahead, left)
+        else:
+            self._refusals["queue_slow"].value += 1
+        return self._last_refusal
 
     def release(self, works: Sequence[Waiting], now: float) -> None:
         """Lets go of works that are over."""
@@ -173,10 +189,31 @@ class Admission:
             self._seen_at = now
         self._busy_since = now if self.waiting_works > self._full_batch else _NOT
 
-    def _refuse(self, message: str, retry_after_s: float | None, reason: RefusalReason) -> None:
+    def _in_vain(self, deadline: float, now: float, is_bulk: bool, size: int) -> float:
+        """Returns about how long a request would wait for its answer, in seconds; 0 where that is soon enough."""
+        if deadline == math.inf or not self.waiting_works:
+            return 0.0
+        if self._busy_since == _NOT and now - self._seen_at > _WINDOW_S:
+            return 0.0
+        first = self.waiting_tokens if is_bulk else self._waiting_interactive
+        if self._in_turns:
+            first = min(first, self.waiting_works * size)
+        ahead = self.wait_s(first + size)
+        ahead += min(self._batch_s, 2 * ahead)  # its own batch is a small one where little waits
+        return ahead if ahead > _PATIENCE * (deadline - now) else 0.0
+
+    def _slow(self, ahead: float, left: float) -> OverloadedError:
+        return self._refused(
+            f"the queue holds {self.waiting_tokens:,} tokens, about {_rounded(ahead)} s of work, and this "
+            f"request has {_rounded(left)} s: send it again later, or with a longer timeout",
+            ahead - _PATIENCE * left,
+            "queue_slow",
+        )
+
+    def _refused(self, message: str, retry_after_s: float | None, reason: RefusalReason) -> OverloadedError:
         self._refusals[reason].value += 1
         seconds = None if retry_after_s is None else max(0.001, retry_after_s)
-        raise OverloadedError(message, retry_after_s=seconds, reason=reason)
+        return OverloadedError(message, retry_after_s=seconds, reason=reason)
 
 
 def _rounded(seconds: float) -> str:

@@ -88,8 +88,10 @@ class MethodMetrics:
 
     def failed(self, error: Exception) -> None:
         """Counts an error if it is a refusal; it is answered all the same."""
-        if isinstance(error, OverloadedError | ShuttingDownError):
-            self.refused("draining" if isinstance(error, ShuttingDownError) else error.reason)
+        if isinstance(error, OverloadedError):
+            self.refused(error.reason)
+        elif isinstance(error, ShuttingDownError):
+            self.refused("draining")
 
     def refused(self, reason: RefusalReason) -> None:
         """Counts a request that is refused."""

@@ -37,6 +37,10 @@ class EncodeRequests:
         model = self._repository.sentence_encoder(encode.model, encode.model_version)
         truncate, is_bulk, deadline = read_truncate(encode), read_is_bulk(encode), deadline_of(arrived, self._deadline)
         sentences = encode.sentences
+        refusal = model.refusal(sentences, deadline, is_bulk)
+        if refusal is not None:
+            answered(arrived, lane, refusal)
+            return None
         if is_long(sentences):
             return _submit_when_ready(model.encoding(sentences, truncate, deadline, is_bulk), model, arrived, answered)
         _submit(model.encoding_now(sentences, truncate, deadline, is_bulk), model, arrived, answered)

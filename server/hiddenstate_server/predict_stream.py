@@ -100,8 +100,13 @@ class PredictRequests:
         predict = arrived.request.predict
         model = self._model(predict, context)
         predictor = model.predictor
-        sent, options, is_bulk = read_context(predict), read_predict_options(predict), read_is_bulk(predict)
-        deadline = deadline_of(arrived, self._deadline)
+        is_bulk, deadline = read_is_bulk(predict), deadline_of(arrived, self._deadline)
+        refusal = model.scheduler.refusal(deadline, is_bulk)
+        if refusal is not None:
+            self.forget_if_never_begun(arrived.request.context_id, context)
+            answered(arrived, context, refusal)
+            return None
+        sent, options = read_context(predict), read_predict_options(predict)
         if sent.is_long():
             coming = predictor.work(sent, options, deadline, is_bulk, context)
             return self._submit_when_ready(coming, model, arrived, context, answered)

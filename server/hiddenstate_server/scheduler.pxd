@@ -20,7 +20,8 @@ cdef class Scheduler:
 
     @cython.locals(work=Work, now=double)
     cpdef submit(self, works)
-    cpdef check(self, double deadline, bint is_bulk)
+    cpdef check(self, double deadline, bint is_bulk, Py_ssize_t size=*)
+    cpdef refusal(self, double deadline, bint is_bulk, Py_ssize_t size=*)
     @cython.locals(work=Work)
     cpdef _tell(self, list news)
     @cython.locals(work=Work)

@@ -182,14 +182,18 @@ class Scheduler:
             self._loop.call_soon(self._hand_over)
         self._outbox += works
 
-    def check(self, deadline: float, is_bulk: bool) -> None:
-        """Refuses at once what `submit` would refuse whatever its size, before it is made ready for that.
+    def check(self, deadline: float, is_bulk: bool, size: int = 1) -> None:
+        """Refuses at once what `submit` would refuse if it had `size` tokens, before it is made ready for that.
 
         Raises:
             DeadlineError: the deadline has passed.
             OverloadedError: the deadline would pass while it waits.
         """
-        self._admission.check(deadline, time.monotonic(), is_bulk)
+        self._admission.check(deadline, time.monotonic(), is_bulk, size)
+
+    def refusal(self, deadline: float, is_bulk: bool, size: int = 1) -> ServingError | None:
+        """Returns what `check` would raise, as a value that others have too and that is not to be raised."""
+        return self._admission.refusal(deadline, time.monotonic(), is_bulk, size)
 
     async def run(self, work: Work) -> None:
         """Submits work and returns when it is over.

@@ -9,7 +9,7 @@ import numpy as np
 
 from hiddenstate_server.bundle import Bundle
 from hiddenstate_server.config import EngineSettings
-from hiddenstate_server.errors import InvalidRequestError
+from hiddenstate_server.errors import InvalidRequestError, ServingError
 from hiddenstate_server.layout import Layout, shared_cores
 from hiddenstate_server.length_queue import LengthQueue
 from hiddenstate_server.metrics import Metrics
@@ -26,6 +26,9 @@ from hiddenstate_server.wire import EncodingWriter
 # bulk-encode). So many tokens are 32 sentences of a usual length.
 _MOST_TOKENS_ON_CPU = 640
 _USUAL_ROWS = 32
+
+# Hardly a text has fewer tokens than its characters divided by this.
+_MOST_CHARACTERS = 8
 
 
 class SentenceEncoder:
@@ -105,12 +108,19 @@ class SentenceEncoder:
         """Does what `encoding_now` does, and lets others go on while long texts become tokens."""
         if not is_long(sentences):
             return self.encoding_now(sentences, truncate, deadline, is_bulk)
-        self.scheduler.check(deadline, is_bulk)
+        self.scheduler.check(deadline, is_bulk, _least_tokens(sentences))
         self._check(sentences)
         started_at = time.perf_counter()
         tokens = await asyncio.to_thread(self._tokenizer.encode_batch, sentences)
         self._counts.tokenize.observe(time.perf_counter() - started_at)
         return self._encoding(tokens, truncate, deadline, is_bulk)
+
+    def refusal(self, sentences: Sequence[str], deadline: float, is_bulk: bool) -> ServingError | None:
+        """Returns why sentences would wait in vain, before anything is done for them; None where they would not.
+
+        It is not to be raised, as others have it too.
+        """
+        return self.scheduler.refusal(deadline, is_bulk, _least_tokens(sentences))
 
     def encoding_now(
         self, sentences: Sequence[str], truncate: bool = True, deadline: float = math.inf, is_bulk: bool = False
@@ -121,7 +131,7 @@ class SentenceEncoder:
             InvalidRequestError: there are no sentences, too many, or one that cannot be encoded.
             OverloadedError: the deadline would pass while it waits.
         """
-        self.scheduler.check(deadline, is_bulk)
+        self.scheduler.check(deadline, is_bulk, _least_tokens(sentences))
         self._check(sentences)
         started_at = time.perf_counter()
         tokens = self._tokenizer.encode_batch(sentences)
@@ -202,3 +212,8 @@ class EncodingWork:
 def is_long(sentences: Sequence[str]) -> bool:
     """Tells whether sentences take so long to become tokens that others should not wait for it."""
     return sum(map(len, sentences)) > LONG_TEXT
+
+
+def _least_tokens(sentences: Sequence[str]) -> int:
+    """Returns about how many tokens sentences have at least."""
+    return 1 + sum(map(len, sentences)) // _MOST_CHARACTERS

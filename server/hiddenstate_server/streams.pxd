@@ -2,6 +2,7 @@ cimport cython
 
 from hiddenstate_server.call_metrics cimport MethodMetrics
 from hiddenstate_server.replies cimport Replies
+from hiddenstate_server.transit cimport Transit
 from hiddenstate_server.wire cimport streamed
 
 
@@ -26,7 +27,9 @@ cdef class Stream:
     cdef object _context, _loop, _method, _news, _reader, _room, _running
     cdef set _tasks
     cdef dict _unanswered
+    cdef tuple _last_error
     cdef Replies _replies
+    cdef Transit _transit
     cdef MethodMetrics _series
     cdef Py_ssize_t _max_pending, _pending
     cdef bint _closed, _is_at_read
@@ -36,3 +39,4 @@ cdef class Stream:
     cpdef _answered(self, Arrived arrived, Lane lane, answer)
     @cython.locals(reply=bytes)
     cdef _reply(self, Arrived arrived, answer)
+    cdef tuple _error(self, answer)

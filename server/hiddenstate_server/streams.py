@@ -22,6 +22,7 @@ from hiddenstate_server.errors import InvalidRequestError, ShuttingDownError
 from hiddenstate_server.interceptor import Context, retry_after_ms, status_of
 from hiddenstate_server.replies import Replies
 from hiddenstate_server.scheduler import Work
+from hiddenstate_server.transit import Transit
 from hiddenstate_server.wire import streamed
 
 # Requests of a message that are begun before others on the event loop have their turn.
@@ -37,7 +38,7 @@ class Arrived:
         self.request = request
         self.request_id = request_id
         self.weight = weight
-        self.at = at  # when, of time.monotonic(); what its time limit counts from
+        self.at = at  # when it came, of time.monotonic(); what its time limit counts from
         self.works: Sequence[Work] = ()  # what computes its answer
 
 
@@ -105,6 +106,7 @@ class Stream:
         "_closed",
         "_context",
         "_is_at_read",
+        "_last_error",
         "_loop",
         "_max_pending",
         "_method",
@@ -116,6 +118,7 @@ class Stream:
         "_running",
         "_series",
         "_tasks",
+        "_transit",
         "_unanswered",
     )
 
@@ -136,11 +139,14 @@ class Stream:
         self._max_pending = max_pending
         self._pending = 0  # weight of what is read and has no written reply
         self._unanswered: dict[int, Arrived] = {}
+        self._transit = Transit()
         self._replies = Replies()
         self._news = asyncio.Event()  # for the writer
         self._room = asyncio.Event()  # for the reader
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_at_read = False
+        # The refusal that others had too, the name of its status, and its bytes.
+        self._last_error: tuple[Exception | None, str, bytes] = (None, "", b"")
         self._closed = False
         self._reader = self._spawn(self._read())
         self._reader.add_done_callback(lambda _: self._news.set())
@@ -164,6 +170,8 @@ class Stream:
     async def _read(self) -> None:
         while (message := await self._next_message()) is not grpc.aio.EOF:
             now = time.monotonic()
+            if message.sent_at_us:
+                now -= self._transit.waited_s(message.sent_at_us, now)
             for count, request in enumerate(message.requests, start=1):
                 if count % _READ_AT_A_TIME == 0:
                     await asyncio.sleep(0)
@@ -233,10 +241,8 @@ class Stream:
 
     def _reply(self, arrived: Arrived, answer: Answer) -> None:
         if isinstance(answer, Exception):
-            status, message = status_of(answer)
             self._series.failed(answer)
-            code: str = status.name
-            error = RequestError(code=status.value[0], message=message, retry_after_ms=retry_after_ms(answer))
+            code, error = self._error(answer)
             reply = streamed(arrived.request_id, None, error)
         else:
             code, reply = "OK", streamed(arrived.request_id, answer)
@@ -244,6 +250,19 @@ class Stream:
         self._series.end(code, time.monotonic() - arrived.at)
         if not self._news.is_set():
             self._news.set()
+
+    def _error(self, answer: Exception) -> tuple[str, bytes]:
+        """Returns the name of an error's status, and it as the bytes of a RequestError."""
+        error, code, written = self._last_error
+        if answer is error:
+            return code, written
+        status, message = status_of(answer)
+        code = status.name
+        said = RequestError(code=status.value[0], message=message, retry_after_ms=retry_after_ms(answer))
+        written = said.SerializeToString()
+        if answer.__traceback__ is None:  # it was not raised, so it may be told again, and holds nothing
+            self._last_error = answer, code, written
+        return code, written
 
     async def _write(self) -> None:
         while self._pending or not self._reader.done():

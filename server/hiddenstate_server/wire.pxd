@@ -8,7 +8,7 @@ cdef bytes _TRUNCATED, _COMPUTED, _REUSED, _QUEUE, _COMPUTE
 
 cpdef bytes varint(number)
 cpdef bytes delimited(bytes before, bytes body)
-cpdef bytes streamed(request_id, bytes response, error=*)
+cpdef bytes streamed(request_id, bytes response, bytes error=*)
 
 
 cdef class PredictionWriter:

@@ -70,13 +70,15 @@ _COMPUTED, _REUSED, _QUEUE, _COMPUTE = (
 )
 
 
-def streamed(request_id: int, response: bytes | None, error: Message | None = None) -> bytes:
-    """Returns one reply of a stream: `response`, or why there is none, or neither where a context was only closed."""
+def streamed(request_id: int, response: bytes | None, error: bytes | None = None) -> bytes:
+    """Returns one reply of a stream: a response, or the error why there is none, or neither where a context was only
+    closed. Both are given as bytes.
+    """
     reply = _REQUEST_ID + varint(request_id) if request_id else b""
     if response is not None:
         reply += delimited(_RESPONSE, response)
     elif error is not None:
-        reply += delimited(_ERROR, error.SerializeToString())
+        reply += delimited(_ERROR, error)
     return delimited(_RESPONSES, reply)
 
 

@@ -91,7 +91,14 @@ def test_sealed_requests_that_are_joined_are_one_message(requests: list[tuple[st
         encode = encode_request([sentence], **options)
         meant.requests.append(StreamedEncodeRequest(request_id=request_id, encode=encode, timeout_ms=1501))
         sealed.append(ENCODINGS.seal(encoding([sentence], **options), request_id, 1.5))
-    assert EncodeStreamRequest.FromString(b"".join(sealed)) == meant
+    meant.sent_at_us = 1_234_567_890_123
+    assert EncodeStreamRequest.FromString(ENCODINGS.join(sealed, 1_234_567_890_123_999)) == meant
+
+
+def test_a_large_request_is_sent_as_it_is() -> None:
+    sealed = PREDICTIONS.seal(prediction("a" * 2**17, **NO_OPTIONS), 1, None)
+    assert PREDICTIONS.join([sealed], 5_000) is sealed
+    assert PredictStreamRequest.FromString(PREDICTIONS.join([sealed, sealed], 5_000)).sent_at_us == 5
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hiddenstate_server.admission import Admission
-from hiddenstate_server.errors import DeadlineError, OverloadedError
+from hiddenstate_server.errors import DeadlineError, OverloadedError, RefusalReason
 from hiddenstate_server.queue_metrics import uncounted_refusals
+from hiddenstate_server.tallies import Tally
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +32,10 @@ def busy(
     max_waiting_tokens: int = 10**6,
     batch_s: float = 0.0,
     in_turns: bool = False,
+    refusals: dict[RefusalReason, Tally] | None = None,
 ) -> Admission:
     """Returns an admission at time 0, where so many tokens wait and the model has been seen at that speed."""
-    admission = Admission(max_waiting_tokens=max_waiting_tokens, full_batch=2, in_turns=in_turns)
+    admission = Admission(max_waiting_tokens=max_waiting_tokens, full_batch=2, in_turns=in_turns, refusals=refusals)
     size = 10
     past = [Waiting(size, is_bulk=is_bulk, batch_s=batch_s) for _ in range(21)]
     left = [Waiting(size, is_bulk=is_bulk) for _ in range(tokens // size)]
@@ -190,6 +192,41 @@ def test_what_advances_in_turns_does_not_wait_for_all_that_is_before_it() -> Non
     with pytest.raises(OverloadedError, match="about 15 s of work"):  # its own 500, and all that waits
         admission.admit([Waiting(500, deadline=4.0)], 0.0)
     admission.admit([Waiting(1, deadline=4.0)], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("deadline", "size", "is_bulk"),
+    [(4.0, 1, False), (4.0, 1, True), (11.0, 1, False), (15.0, 1, False), (15.0, 100, False), (-1.0, 1, False)],
+)
+@pytest.mark.parametrize("deadline_is_all", [False, True])
+def test_a_refusal_is_what_a_check_raises(deadline: float, size: int, is_bulk: bool, deadline_is_all: bool) -> None:
+    admission = busy(tokens=1000, tokens_per_s=100.0)
+    deadline = math.inf if deadline_is_all else deadline
+    try:
+        admission.check(deadline, 0.0, is_bulk, size)
+    except (DeadlineError, OverloadedError) as error:
+        raised: DeadlineError | OverloadedError | None = error
+    else:
+        raised = None
+    refusal = admission.refusal(deadline, 0.0, is_bulk, size)
+    assert type(refusal) is type(raised)
+    assert str(refusal) == str(raised)
+    if isinstance(refusal, OverloadedError) and isinstance(raised, OverloadedError):
+        assert (refusal.retry_after_s, refusal.reason) == (raised.retry_after_s, raised.reason)
+
+
+def test_refusals_that_read_about_alike_are_one_and_all_are_counted() -> None:
+    refusals = uncounted_refusals()
+    admission = busy(tokens=1000, tokens_per_s=100.0, refusals=refusals)
+    first = admission.refusal(4.0, 0.0, False)
+    assert first is not None
+    assert first.__traceback__ is None
+    assert admission.refusal(4.0, 0.01, False, 20) is first
+    assert admission.refusal(4.1, 0.0, False) is first
+    assert admission.refusal(5.0, 0.0, False) is not first
+    longer = admission.refusal(5.0, 0.0, False, 200)
+    assert "about 12 s of work, and this request has 5 s" in str(longer)
+    assert refusals["queue_slow"].value == 5
 
 
 def test_several_works_have_the_earliest_deadline_of_them() -> None:

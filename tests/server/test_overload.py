@@ -77,6 +77,42 @@ async def test_who_would_wait_in_vain_is_told_when_it_would_not(models_dir: Path
             await each
 
 
+async def test_requests_of_a_stream_that_would_wait_in_vain_cost_no_more_than_their_refusal(models_dir: Path) -> None:
+    async with serving(models_dir, runners=1, max_batch=1) as wire:
+        model = wire.server.repository.language_model()
+        call: Any = wire.language_model.PredictStream()
+        predict = PredictRequest(text=TEXT)
+        with held(model) as gate, seen_to_take(model, seconds_per_token=100.0):
+            running = [wire.language_model.Predict(predict) for _ in range(2)]
+            await both_run(wire, gate)
+            requests = [
+                StreamedPredictRequest(request_id=n, context_id=n, predict=predict, timeout_ms=60_000 + n // 2 * 30_000)
+                for n in range(1, 5)
+            ]
+            await call.write(PredictStreamRequest(requests=requests))
+            refused: dict[int, RequestError] = {}
+            while len(refused) < 4:
+                refused |= {reply.request_id: reply.error for reply in (await call.read()).responses}
+            # A refused request leaves no context behind.
+            assert wire.metric("hiddenstate_stream_contexts") == 0
+        assert {error.code for error in refused.values()} == {EXHAUSTED.value[0]}
+        assert [refused[n].message.partition("this request ")[2].partition(":")[0] for n in range(1, 5)] == [
+            "has 60 s",
+            "has 90 s",
+            "has 90 s",
+            "has 120 s",
+        ]
+        assert all("about 300 s of work" in error.message for error in refused.values())
+        assert 240_000 < refused[1].retry_after_ms < 300_000
+        labels = {"method": "PredictStream", "reason": "queue_slow"}
+        assert wire.metric("hiddenstate_requests_refused_total", **labels) == 4
+        for each in running:
+            await each
+        await call.write(PredictStreamRequest(requests=[StreamedPredictRequest(request_id=9, predict=predict)]))
+        assert (await call.read()).responses[0].response.candidates
+        call.cancel()
+
+
 async def test_what_will_never_fit_has_no_time_to_come_again(models_dir: Path) -> None:
     async with serving(models_dir, max_waiting_tokens=5) as wire:
         called = await failure(wire.language_model.Predict(PredictRequest(text=TEXT)))

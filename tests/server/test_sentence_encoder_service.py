@@ -127,6 +127,23 @@ async def test_time_limits_of_a_stream_count_from_when_a_request_was_read(
     assert replies[2].response.embeddings == replies[3].response.embeddings != b""
 
 
+async def test_what_lay_unread_longer_than_others_is_late_by_that(wire: Wire) -> None:
+    call: Any = wire.sentence_encoder.EncodeStream()
+    encode = EncodeRequest(sentences=SENTENCES)
+    limits = {1: 5_000, 2: 60_000, 3: None}
+    requests = [StreamedEncodeRequest(request_id=n, encode=encode, timeout_ms=limit) for n, limit in limits.items()]
+    found = []
+    for sent_at_us in (10_000_001, 1, 0):  # ten seconds later than the others; 0 tells nothing
+        await call.write(EncodeStreamRequest(requests=requests, sent_at_us=sent_at_us))
+        replies: dict[int, StreamedEncodeResponse] = {}
+        while len(replies) < len(limits):
+            replies |= {reply.request_id: reply for reply in (await call.read()).responses}
+        found.append({number: replies[number].error.code for number in sorted(replies)})
+    call.cancel()
+    late = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    assert found == [{1: 0, 2: 0, 3: 0}, {1: late, 2: 0, 3: 0}, {1: 0, 2: 0, 3: 0}]
+
+
 async def test_a_request_that_is_heavier_than_the_bound_goes_alone(models_dir: Any) -> None:
     async with serving(models_dir, max_stream_pending=2) as wire:
         heavy = StreamedEncodeRequest(request_id=1, encode=EncodeRequest(sentences=["a"] * 50))

@@ -110,7 +110,7 @@ def test_replies_of_a_stream_are_read_as_those_that_were_meant(replies: list[tup
             encoding.response.SetInParent()
         predicted.responses.append(prediction)
         encoded.responses.append(encoding)
-        written += streamed(request_id, response, error)
+        written += streamed(request_id, response, None if error is None else error.SerializeToString())
     assert PredictStreamResponse.FromString(written) == predicted
     assert EncodeStreamResponse.FromString(written) == encoded
 

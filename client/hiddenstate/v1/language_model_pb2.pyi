@@ -178,6 +178,12 @@ class PredictStreamRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     REQUESTS_FIELD_NUMBER: builtins.int
+    SENT_AT_US_FIELD_NUMBER: builtins.int
+    sent_at_us: builtins.int
+    """When the message was sent, in microseconds of a clock of the caller's that runs evenly, whatever it counts from; 0
+    tells nothing. What it takes longer to be read than the quickest message of its stream lately counts towards the time
+    limits of its requests: what lay unread while the server had too much to do is not computed for those who left.
+    """
     @property
     def requests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___StreamedPredictRequest]:
         """Requests in the order in which they apply to their contexts."""
@@ -186,8 +192,9 @@ class PredictStreamRequest(google.protobuf.message.Message):
         self,
         *,
         requests: collections.abc.Iterable[Global___StreamedPredictRequest] | None = ...,
+        sent_at_us: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["requests", b"requests"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["requests", b"requests", "sent_at_us", b"sent_at_us"]) -> None: ...
 
 Global___PredictStreamRequest: typing_extensions.TypeAlias = PredictStreamRequest
 
@@ -211,8 +218,9 @@ class StreamedPredictRequest(google.protobuf.message.Message):
     close_context: builtins.bool
     """Whether to forget the context after this request. With `predict` unset the context is only forgotten."""
     timeout_ms: builtins.int
-    """The most milliseconds that the answer may take, counted from when the server has read the request; past them it is
-    answered with DEADLINE_EXCEEDED and no longer computed. Default: the stream's own deadline.
+    """The most milliseconds that the answer may take, counted from when the server has read the request, or from before
+    (see sent_at_us); past them it is answered with DEADLINE_EXCEEDED and no longer computed. Default: the stream's own
+    deadline.
     """
     @property
     def predict(self) -> Global___PredictRequest:

@@ -26,7 +26,7 @@ from hiddenstate.v1 import priority_pb2 as hiddenstate_dot_v1_dot_priority__pb2
 from hiddenstate.v1 import usage_pb2 as hiddenstate_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%hiddenstate/v1/sentence_encoder.proto\x12\x0ehiddenstate.v1\x1a\x1dhiddenstate/v1/priority.proto\x1a\x1ahiddenstate/v1/usage.proto\"\xaa\x01\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x11\n\tsentences\x18\x03 \x03(\t\x12\x15\n\x08truncate\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12/\n\x08priority\x18\x05 \x01(\x0e\x32\x18.hiddenstate.v1.PriorityH\x01\x88\x01\x01\x42\x0b\n\t_truncateB\x0b\n\t_priority\"\xa5\x01\n\x0e\x45ncodeResponse\x12\x12\n\nembeddings\x18\x01 \x01(\x0c\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x11\n\tdimension\x18\x03 \x01(\r\x12$\n\x05usage\x18\x04 \x01(\x0b\x32\x15.hiddenstate.v1.Usage\x12\r\n\x05model\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\t\x12\x11\n\ttruncated\x18\x07 \x01(\r\"N\n\x13\x45ncodeStreamRequest\x12\x37\n\x08requests\x18\x01 \x03(\x0b\x32%.hiddenstate.v1.StreamedEncodeRequest\"\x82\x01\n\x15StreamedEncodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12-\n\x06\x65ncode\x18\x02 \x01(\x0b\x32\x1d.hiddenstate.v1.EncodeRequest\x12\x17\n\ntimeout_ms\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_timeout_ms\"Q\n\x14\x45ncodeStreamResponse\x12\x39\n\tresponses\x18\x01 \x03(\x0b\x32&.hiddenstate.v1.StreamedEncodeResponse\"\x99\x01\n\x16StreamedEncodeResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x32\n\x08response\x18\x02 \x01(\x0b\x32\x1e.hiddenstate.v1.EncodeResponseH\x00\x12-\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1c.hiddenstate.v1.RequestErrorH\x00\x42\x08\n\x06result2\xc0\x01\n\x16SentenceEncoderService\x12G\n\x06\x45ncode\x12\x1d.hiddenstate.v1.EncodeRequest\x1a\x1e.hiddenstate.v1.EncodeResponse\x12]\n\x0c\x45ncodeStream\x12#.hiddenstate.v1.EncodeStreamRequest\x1a$.hiddenstate.v1.EncodeStreamResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%hiddenstate/v1/sentence_encoder.proto\x12\x0ehiddenstate.v1\x1a\x1dhiddenstate/v1/priority.proto\x1a\x1ahiddenstate/v1/usage.proto\"\xaa\x01\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x11\n\tsentences\x18\x03 \x03(\t\x12\x15\n\x08truncate\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12/\n\x08priority\x18\x05 \x01(\x0e\x32\x18.hiddenstate.v1.PriorityH\x01\x88\x01\x01\x42\x0b\n\t_truncateB\x0b\n\t_priority\"\xa5\x01\n\x0e\x45ncodeResponse\x12\x12\n\nembeddings\x18\x01 \x01(\x0c\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x11\n\tdimension\x18\x03 \x01(\r\x12$\n\x05usage\x18\x04 \x01(\x0b\x32\x15.hiddenstate.v1.Usage\x12\r\n\x05model\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\t\x12\x11\n\ttruncated\x18\x07 \x01(\r\"b\n\x13\x45ncodeStreamRequest\x12\x37\n\x08requests\x18\x01 \x03(\x0b\x32%.hiddenstate.v1.StreamedEncodeRequest\x12\x12\n\nsent_at_us\x18\x02 \x01(\x04\"\x82\x01\n\x15StreamedEncodeRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12-\n\x06\x65ncode\x18\x02 \x01(\x0b\x32\x1d.hiddenstate.v1.EncodeRequest\x12\x17\n\ntimeout_ms\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_timeout_ms\"Q\n\x14\x45ncodeStreamResponse\x12\x39\n\tresponses\x18\x01 \x03(\x0b\x32&.hiddenstate.v1.StreamedEncodeResponse\"\x99\x01\n\x16StreamedEncodeResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\x04\x12\x32\n\x08response\x18\x02 \x01(\x0b\x32\x1e.hiddenstate.v1.EncodeResponseH\x00\x12-\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1c.hiddenstate.v1.RequestErrorH\x00\x42\x08\n\x06result2\xc0\x01\n\x16SentenceEncoderService\x12G\n\x06\x45ncode\x12\x1d.hiddenstate.v1.EncodeRequest\x1a\x1e.hiddenstate.v1.EncodeResponse\x12]\n\x0c\x45ncodeStream\x12#.hiddenstate.v1.EncodeStreamRequest\x1a$.hiddenstate.v1.EncodeStreamResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,13 +38,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCODERESPONSE']._serialized_start=290
   _globals['_ENCODERESPONSE']._serialized_end=455
   _globals['_ENCODESTREAMREQUEST']._serialized_start=457
-  _globals['_ENCODESTREAMREQUEST']._serialized_end=535
-  _globals['_STREAMEDENCODEREQUEST']._serialized_start=538
-  _globals['_STREAMEDENCODEREQUEST']._serialized_end=668
-  _globals['_ENCODESTREAMRESPONSE']._serialized_start=670
-  _globals['_ENCODESTREAMRESPONSE']._serialized_end=751
-  _globals['_STREAMEDENCODERESPONSE']._serialized_start=754
-  _globals['_STREAMEDENCODERESPONSE']._serialized_end=907
-  _globals['_SENTENCEENCODERSERVICE']._serialized_start=910
-  _globals['_SENTENCEENCODERSERVICE']._serialized_end=1102
+  _globals['_ENCODESTREAMREQUEST']._serialized_end=555
+  _globals['_STREAMEDENCODEREQUEST']._serialized_start=558
+  _globals['_STREAMEDENCODEREQUEST']._serialized_end=688
+  _globals['_ENCODESTREAMRESPONSE']._serialized_start=690
+  _globals['_ENCODESTREAMRESPONSE']._serialized_end=771
+  _globals['_STREAMEDENCODERESPONSE']._serialized_start=774
+  _globals['_STREAMEDENCODERESPONSE']._serialized_end=927
+  _globals['_SENTENCEENCODERSERVICE']._serialized_start=930
+  _globals['_SENTENCEENCODERSERVICE']._serialized_end=1122
 # @@protoc_insertion_point(module_scope)

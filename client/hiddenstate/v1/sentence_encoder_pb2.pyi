@@ -117,6 +117,12 @@ class EncodeStreamRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     REQUESTS_FIELD_NUMBER: builtins.int
+    SENT_AT_US_FIELD_NUMBER: builtins.int
+    sent_at_us: builtins.int
+    """When the message was sent, in microseconds of a clock of the caller's that runs evenly, whatever it counts from; 0
+    tells nothing. What it takes longer to be read than the quickest message of its stream lately counts towards the time
+    limits of its requests: what lay unread while the server had too much to do is not computed for those who left.
+    """
     @property
     def requests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___StreamedEncodeRequest]:
         """Requests in any order."""
@@ -125,8 +131,9 @@ class EncodeStreamRequest(google.protobuf.message.Message):
         self,
         *,
         requests: collections.abc.Iterable[Global___StreamedEncodeRequest] | None = ...,
+        sent_at_us: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["requests", b"requests"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["requests", b"requests", "sent_at_us", b"sent_at_us"]) -> None: ...
 
 Global___EncodeStreamRequest: typing_extensions.TypeAlias = EncodeStreamRequest
 
@@ -142,8 +149,9 @@ class StreamedEncodeRequest(google.protobuf.message.Message):
     request_id: builtins.int
     """Chosen by the caller and given back with the reply."""
     timeout_ms: builtins.int
-    """The most milliseconds that the answer may take, counted from when the server has read the request; past them it is
-    answered with DEADLINE_EXCEEDED and no longer computed. Default: the stream's own deadline.
+    """The most milliseconds that the answer may take, counted from when the server has read the request, or from before
+    (see sent_at_us); past them it is answered with DEADLINE_EXCEEDED and no longer computed. Default: the stream's own
+    deadline.
     """
     @property
     def encode(self) -> Global___EncodeRequest:
