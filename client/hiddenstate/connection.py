@@ -11,7 +11,8 @@ import grpc.aio
 
 from hiddenstate.budget import RetryBudget
 from hiddenstate.endpoints import Endpoints
-from hiddenstate.errors import CallCancelledError, call_error
+from hiddenstate.errors import CallCancelledError, InvalidRequestError, call_error
+from hiddenstate.refusals import refusal
 
 DEFAULT_TIMEOUT_S = 10.0
 _ENDLESS_S = 1e9  # 30 years
@@ -68,19 +69,38 @@ class Connection:
         timeout_s: float | None,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     ) -> None:
+        """Connects to nothing yet.
+
+        Raises:
+            ValueError: a value cannot be used; the message names it.
+        """
         self.endpoints = Endpoints.of(address)
         self.address = self.endpoints.text
         self.budget = RetryBudget()
         self.closed = False
         # gRPC takes a negative limit for none.
         self.max_message_bytes = max_message_bytes if max_message_bytes >= 0 else 2**31 - 1
-        self._timeout_s = timeout_s
+        self._timeout_s: float | None = None
+        try:
+            self._timeout_s = self.timeout(timeout_s)
+        except InvalidRequestError as error:
+            raise ValueError(f"{error}, or None for no limit") from None
 
     def timeout(self, timeout_s: float | None) -> float | None:
-        """Returns the seconds that a call may take: its own choice, or the client's. None sets no limit."""
+        """Returns the seconds that a call may take: its own choice, or the client's. None sets no limit.
+
+        Raises:
+            InvalidRequestError: it is no number above 0.
+        """
         wanted = self._timeout_s if timeout_s is None else timeout_s
-        # gRPC's clock would overflow: infinity was a deadline that had passed.
-        return None if wanted is None or wanted > _ENDLESS_S else wanted
+        try:
+            if wanted is None or 0 < wanted <= _ENDLESS_S:
+                return wanted
+            if wanted > _ENDLESS_S:
+                return None  # gRPC's clock would overflow: infinity was a deadline that had passed
+        except (TypeError, ValueError):  # it cannot be compared
+            pass
+        raise InvalidRequestError(refusal("timeout_s", wanted))
 
     @contextmanager
     def calling(self) -> Iterator[None]:
