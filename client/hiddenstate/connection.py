@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral, Real
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from hiddenstate.refusals import refusal
 DEFAULT_TIMEOUT_S = 10.0
 _ENDLESS_S = 1e9  # 30 years
 _ENDLESS_MS = 2**31 - 1  # as gRPC has it
+_MOST_BYTES = 2**31 - 1
 # Of one message, either way. gRPC's own limit for replies, 4 MiB, is 2,700 vectors of 384 components.
 DEFAULT_MAX_MESSAGE_BYTES = 64 * 2**20
 
@@ -78,8 +80,11 @@ class Connection:
         self.address = self.endpoints.text
         self.budget = RetryBudget()
         self.closed = False
+        if not isinstance(max_message_bytes, Integral) or max_message_bytes > _MOST_BYTES:
+            allowed = "a whole number of bytes below 2**31"
+            raise ValueError(f"max_message_bytes: is {max_message_bytes!r}; it must be {allowed}")
         # gRPC takes a negative limit for none.
-        self.max_message_bytes = max_message_bytes if max_message_bytes >= 0 else 2**31 - 1
+        self.max_message_bytes: int = max_message_bytes if max_message_bytes >= 0 else _MOST_BYTES
         self._timeout_s: float | None = None
         try:
             self._timeout_s = self.timeout(timeout_s)
@@ -126,7 +131,7 @@ def channel_options(
     Raises:
         ValueError: keepalive_s is not above 0.
     """
-    if not keepalive_s > 0:
+    if not (isinstance(keepalive_s, Real) and keepalive_s > 0):
         raise ValueError(f"keepalive_s: is {keepalive_s!r}; it must be above 0 seconds")
     answer_ms = int(1000 * min(keepalive_s, _KEEPALIVE_TIMEOUT_S))
     are_several = endpoints is not None and endpoints.are_several
