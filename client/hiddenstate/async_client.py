@@ -16,7 +16,7 @@ from hiddenstate.connection import (
     Connection,
     channel_options,
 )
-from hiddenstate.credentials import check_api_key, with_api_key
+from hiddenstate.credentials import check_api_key, check_credentials, with_api_key
 from hiddenstate.encoding import at_least_one, encode_calls_async, stack
 from hiddenstate.endpoints import DEFAULT_ADDRESS
 from hiddenstate.generation import AsyncGeneration
@@ -86,12 +86,12 @@ class AsyncClient:
             keepalive_s: After so many seconds of silence while calls run, a ping finds out whether the server is there.
 
         Raises:
-            ValueError: an address is not one, none of several names can be found, keepalive_s is not above 0, or the
-                key cannot be one.
+            ValueError: an address is not one, none of several names can be found, timeout_s or keepalive_s is not
+                above 0, the key cannot be one, or an argument is of another type.
         """
         self._connection = Connection(address, timeout_s, max_message_bytes)
         self._options = channel_options(max_message_bytes, self._connection.endpoints, keepalive_s)
-        self._credentials = credentials
+        self._credentials = check_credentials(credentials)
         self._api_key = check_api_key(api_key)
 
     @cached_property

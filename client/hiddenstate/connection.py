@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral, Real
 from typing import Any
 
 import grpc
@@ -11,11 +12,13 @@ import grpc.aio
 
 from hiddenstate.budget import RetryBudget
 from hiddenstate.endpoints import Endpoints
-from hiddenstate.errors import CallCancelledError, call_error
+from hiddenstate.errors import CallCancelledError, InvalidRequestError, call_error
+from hiddenstate.refusals import refusal
 
 DEFAULT_TIMEOUT_S = 10.0
 _ENDLESS_S = 1e9  # 30 years
 _ENDLESS_MS = 2**31 - 1  # as gRPC has it
+_MOST_BYTES = 2**31 - 1
 # Of one message, either way. gRPC's own limit for replies, 4 MiB, is 2,700 vectors of 384 components.
 DEFAULT_MAX_MESSAGE_BYTES = 64 * 2**20
 
@@ -68,19 +71,41 @@ class Connection:
         timeout_s: float | None,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     ) -> None:
+        """Connects to nothing yet.
+
+        Raises:
+            ValueError: a value cannot be used; the message names it.
+        """
         self.endpoints = Endpoints.of(address)
         self.address = self.endpoints.text
         self.budget = RetryBudget()
         self.closed = False
+        if not isinstance(max_message_bytes, Integral) or max_message_bytes > _MOST_BYTES:
+            allowed = "a whole number of bytes below 2**31"
+            raise ValueError(f"max_message_bytes: is {max_message_bytes!r}; it must be {allowed}")
         # gRPC takes a negative limit for none.
-        self.max_message_bytes = max_message_bytes if max_message_bytes >= 0 else 2**31 - 1
-        self._timeout_s = timeout_s
+        self.max_message_bytes: int = max_message_bytes if max_message_bytes >= 0 else _MOST_BYTES
+        self._timeout_s: float | None = None
+        try:
+            self._timeout_s = self.timeout(timeout_s)
+        except InvalidRequestError as error:
+            raise ValueError(f"{error}, or None for no limit") from None
 
     def timeout(self, timeout_s: float | None) -> float | None:
-        """Returns the seconds that a call may take: its own choice, or the client's. None sets no limit."""
+        """Returns the seconds that a call may take: its own choice, or the client's. None sets no limit.
+
+        Raises:
+            InvalidRequestError: it is no number above 0.
+        """
         wanted = self._timeout_s if timeout_s is None else timeout_s
-        # gRPC's clock would overflow: infinity was a deadline that had passed.
-        return None if wanted is None or wanted > _ENDLESS_S else wanted
+        try:
+            if wanted is None or 0 < wanted <= _ENDLESS_S:
+                return wanted
+            if wanted > _ENDLESS_S:
+                return None  # gRPC's clock would overflow: infinity was a deadline that had passed
+        except (TypeError, ValueError):  # it cannot be compared
+            pass
+        raise InvalidRequestError(refusal("timeout_s", wanted))
 
     @contextmanager
     def calling(self) -> Iterator[None]:
@@ -106,7 +131,7 @@ def channel_options(
     Raises:
         ValueError: keepalive_s is not above 0.
     """
-    if not keepalive_s > 0:
+    if not (isinstance(keepalive_s, Real) and keepalive_s > 0):
         raise ValueError(f"keepalive_s: is {keepalive_s!r}; it must be above 0 seconds")
     answer_ms = int(1000 * min(keepalive_s, _KEEPALIVE_TIMEOUT_S))
     are_several = endpoints is not None and endpoints.are_several

@@ -74,12 +74,26 @@ def with_api_key(channel: Any, api_key: str | None) -> Any:
     return channel if api_key is None else KeyedChannel(channel, api_key)
 
 
+def check_credentials(credentials: grpc.ChannelCredentials | None) -> grpc.ChannelCredentials | None:
+    """Returns credentials that a channel can have.
+
+    Raises:
+        ValueError: they are something else, for example the text of a certificate.
+    """
+    if not isinstance(credentials, grpc.ChannelCredentials | None):
+        kind = type(credentials).__name__  # and not the value, which may be secret
+        raise ValueError(f"credentials: is of the type {kind}; it must be what hiddenstate.tls_credentials() returns")
+    return credentials
+
+
 def check_api_key(api_key: str | None) -> str | None:
     """Returns an API key that can stand in a header.
 
     Raises:
-        ValueError: it has a space, a line break or a letter that is not ASCII.
+        ValueError: it has a space, a line break or a letter that is not ASCII, or is no str.
     """
+    if not isinstance(api_key, str | None):
+        raise ValueError(f"api_key: is of the type {type(api_key).__name__}; it must be a str")
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
         raise ValueError("api_key: is no key: one is printable ASCII without spaces around it")
     return api_key

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from typing import TYPE_CHECKING, Protocol
 
 from hiddenstate.connection import Connection
-from hiddenstate.errors import ModelChangedError
+from hiddenstate.errors import InvalidRequestError, ModelChangedError
+from hiddenstate.refusals import refusal
 from hiddenstate.replies import read_encoded
 from hiddenstate.results import EncodedBatch
 
@@ -97,8 +98,17 @@ async def encode_calls_async(
 
 
 def at_least_one(sentences: Iterable[str] | str) -> tuple[Sequence[str], int]:
-    """Returns the sentences to send, and how many of their vectors were asked for."""
-    sentences = [sentences] if isinstance(sentences, str) else list(sentences)
+    """Returns the sentences to send, and how many of their vectors were asked for.
+
+    Raises:
+        InvalidRequestError: they are no sentences.
+    """
+    try:
+        sentences = [sentences] if isinstance(sentences, str) else list(sentences)
+    except TypeError:
+        if isinstance(sentences, Iterable):  # the caller's own error
+            raise
+        raise InvalidRequestError(refusal("sentences", sentences)) from None
     return sentences or _STAND_IN, len(sentences)
 
 

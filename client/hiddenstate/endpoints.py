@@ -3,7 +3,7 @@
 import ipaddress
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -39,6 +39,8 @@ class Endpoints(NamedTuple):
         """
         if isinstance(addresses, str):
             return _of_one(check_address(addresses))
+        if isinstance(addresses, bytes) or not isinstance(addresses, Iterable):
+            raise _not_an_address(addresses)
         given = [check_address(address) for address in addresses]
         if not given:
             raise ValueError(f"address: the list is empty; give HOST:PORT, for example {DEFAULT_ADDRESS}")
@@ -52,6 +54,8 @@ def check_address(address: str) -> str:
         ValueError: the address has no port, a port over 65535 or an http:// before it. gRPC would take port 443 for
             the first and another port than the one given for the second.
     """
+    if not isinstance(address, str):
+        raise _not_an_address(address)
     if not _GRPC_SCHEME.fullmatch(address):
         _host_and_port(address)
     return address
@@ -60,8 +64,12 @@ def check_address(address: str) -> str:
 def _host_and_port(address: str) -> tuple[str, int]:
     match = _HOST_PORT.fullmatch(address)
     if match is None or not 0 < int(match["port"]) < 2**16:
-        raise ValueError(f"address {address!r} is not HOST:PORT, for example {DEFAULT_ADDRESS}")
+        raise _not_an_address(address)
     return match["host"].strip("[]"), int(match["port"])
+
+
+def _not_an_address(given: object) -> ValueError:
+    return ValueError(f"address {given!r} is not HOST:PORT, for example {DEFAULT_ADDRESS}")
 
 
 def _of_one(address: str) -> Endpoints:

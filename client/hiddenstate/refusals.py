@@ -13,6 +13,10 @@ _ALLOWED = {
     "prefix": _STR,
     "state": "the bytes of an earlier reply",
     "return_state": "True or False",
+    "sentences": "a list of str",
+    "batch_size": "a whole number of at least 1",
+    "timeout_s": "a number of seconds above 0",
+    "truncate": "True or False",
     "max_tokens": _COUNT,
     "temperature": "a number",
     "top_k": _COUNT,
@@ -26,13 +30,13 @@ _ALLOWED = {
 }
 
 
-def refusal(field: str, value: object, error: Exception) -> str:
+def refusal(field: str, value: object, error: Exception | None = None) -> str:
     """Returns one line: the field, its value and what is allowed.
 
     Args:
         field: Name of the field.
         value: What it was given.
-        error: Why protobuf refused it; its words are used where there are no better ones.
+        error: Why protobuf refused it, if it did; its words are used where there are no better ones.
     """
     if isinstance(error, UnicodeEncodeError):  # a lone surrogate, as Python reads bytes that are not UTF-8
         bad = error.object[error.start]

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -22,6 +23,8 @@ M = TypeVar("M", bound=Message)
 
 # Keeps a request of long sentences far below the 4 MiB that gRPC servers accept unless told otherwise.
 _MOST_CHARACTERS = 500_000
+
+_REFUSALS = (TypeError, ValueError, OverflowError)  # of protobuf
 
 _PRIORITIES = {None: None, "interactive": PRIORITY_INTERACTIVE, "bulk": PRIORITY_BULK}
 
@@ -125,13 +128,16 @@ def score_request(
 
 def fits_one_request(sentences: Sequence[str], batch_size: int) -> bool:
     """Tells whether sentences need no cutting into batches, which would find nothing wrong with them either."""
-    if len(sentences) == 1 <= batch_size:  # however long it is
-        return type(sentences[0]) is str
-    return (
-        len(sentences) <= batch_size
-        and {str}.issuperset(map(type, sentences))
-        and sum(map(len, sentences)) <= _MOST_CHARACTERS
-    )
+    try:
+        if len(sentences) == 1 <= batch_size:  # however long it is
+            return type(sentences[0]) is str
+        return (
+            len(sentences) <= batch_size
+            and {str}.issuperset(map(type, sentences))
+            and sum(map(len, sentences)) <= _MOST_CHARACTERS
+        )
+    except TypeError:
+        return False  # of batch_size; who cuts says so
 
 
 def encode_request(
@@ -153,7 +159,7 @@ def encode_request(
         return EncodeRequest(
             sentences=sentences, truncate=truncate, model=model, model_version=model_version, priority=level
         )
-    except (TypeError, ValueError):
+    except _REFUSALS:
         pass
     if unsendable := _unsendable_sentence(sentences, first):
         raise InvalidRequestError(unsendable)
@@ -174,10 +180,13 @@ def encode_requests(
     """Cuts sentences into requests of at most `batch_size` of them, lazily and in order.
 
     Raises:
-        InvalidRequestError: a sentence cannot be sent; the message says which, counted from 0 over all of them.
+        InvalidRequestError: a sentence cannot be sent; the message says which, counted from 0 over all of them. Or
+            the sentences are none: a str would be taken for many, of a character each.
     """
-    if batch_size < 1:
-        raise InvalidRequestError(f"batch_size: is {batch_size}, must be 1 or more")
+    if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
+        raise InvalidRequestError(refusal("sentences", sentences))
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise InvalidRequestError(refusal("batch_size", batch_size))
     first = 0
     for batch in _batches(sentences, batch_size):
         yield encode_request(
@@ -195,7 +204,7 @@ def _build(kind: type[M], **fields: Any) -> M:
     """Makes a message; fields that are None stay unset."""
     try:
         return kind(**fields)
-    except (TypeError, ValueError) as error:
+    except _REFUSALS as error:
         culprit = _culprit(kind, fields)
         raise InvalidRequestError(refusal(culprit, fields.get(culprit), error)) from None
 
@@ -205,7 +214,7 @@ def _culprit(kind: type[Message], fields: dict[str, Any]) -> str:
     for name, value in fields.items():
         try:
             kind(**{name: value})
-        except (TypeError, ValueError):
+        except _REFUSALS:
             return name
     return kind.__name__
 
@@ -219,8 +228,11 @@ def _token_ids(text: str | None, tokens: Iterable[int] | None) -> dict[str, Iter
 
 
 def _priority(priority: Priority | None) -> Any:
-    if priority in _PRIORITIES:
-        return _PRIORITIES[priority]
+    try:
+        if priority in _PRIORITIES:
+            return _PRIORITIES[priority]
+    except TypeError:  # a list, for example, which cannot be looked up
+        pass
     raise InvalidRequestError(f"priority: is {priority!r}; it must be 'interactive' or 'bulk'")
 
 
@@ -243,6 +255,6 @@ def _unsendable_sentence(batch: Sequence[str], first: int) -> str | None:
     for index, sentence in zip(itertools.count(first), batch, strict=False):
         try:
             EncodeRequest(sentences=[sentence])
-        except (TypeError, ValueError) as error:
+        except _REFUSALS as error:
             return refusal(f"sentences[{index}]", sentence, error)
     return None

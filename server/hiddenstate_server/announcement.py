@@ -1,4 +1,4 @@
-"""The two lines that say that the server serves."""
+"""What is said at the start: the two lines that say that the server serves, and to whom it is open."""
 
 import logging
 import os
@@ -47,6 +47,25 @@ def announce(lines: Sequence[str]) -> None:
         _log.warning("standard output takes nothing (%s): %s", error.strerror, "; ".join(lines))
         # What was not taken would be written once more at the exit, and fail that.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def warn_of_strangers(address: Address, settings: Settings) -> None:
+    """Logs a warning where anybody who reaches the address is served."""
+    if warning := exposure(address, settings):
+        _log.warning("%s", warning)
+
+
+def exposure(address: Address, settings: Settings) -> str | None:
+    """Returns what strangers may do and which flags change it; None where they cannot call, or need TLS or a key."""
+    if address.is_loopback or settings.tls_cert or settings.keys_file:
+        return None
+    manages = settings.engine.repository_calls == "on" and settings.workers == 1
+    may = "use, load and unload all models" if manages else "use all models"
+    return (
+        f"--listen {address} is open: anybody who reaches it may {may}, and on the way there what is sent can be read "
+        "and changed. --keys-file asks for keys, --tls-cert and --tls-key bring TLS, and --tls-client-ca beside them "
+        f"asks for certificates; with --listen {Address('127.0.0.1', address.port)} only this machine can call"
+    )
 
 
 def _program() -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -36,6 +37,8 @@ _MAX_MESSAGE = 500
 
 # So many failed calls of a method with the same code are logged in a second.
 _FAILED_LINES = 10
+# So long after the first that is not, the log tells how many were not, unless a later line has told it.
+_LEFT_OUT_S = 1.0
 
 # When a call that was one too many may come again: so long calls take where there are that many.
 _RETRY_S = 0.1
@@ -88,7 +91,8 @@ class CallInterceptor:
         self._running = running
         self._metrics = metrics
         self._log_calls = log_calls
-        self._failed = LineBudget(_FAILED_LINES)
+        self._failed: LineBudget[tuple[str, grpc.StatusCode]] = LineBudget(_FAILED_LINES)
+        self._telling: asyncio.TimerHandle | None = None  # runs while failed calls are left out
         self._log_sample = log_sample
         self._tracing = tracing
         self._access = access
@@ -112,6 +116,13 @@ class CallInterceptor:
         """Adds the methods of a service to the server, guarded."""
         guarded = {name: self._guarded(f"/{service_name}/{name}", method_handlers[name]) for name in method_handlers}
         self._server.add_registered_method_handlers(service_name, guarded)
+
+    def close(self) -> None:
+        """Logs how many failed calls had no line, once no more calls come."""
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+            self._tell_left_out(math.inf)
 
     def _guarded(self, method: str, handler: Handler) -> Handler:
         if method.startswith(OUR_METHODS) and method not in PROBES:
@@ -184,6 +195,21 @@ class CallInterceptor:
             left_out = self._failed.take((series.method, code), time.monotonic())
             if left_out is not None:
                 _log_call(series, code, seconds, context, **({"more_not_logged": left_out} if left_out else {}))
+            elif self._telling is None:
+                self._tell_later()
+
+    def _tell_later(self) -> None:
+        self._telling = asyncio.get_running_loop().call_later(_LEFT_OUT_S, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        self._tell_left_out(time.monotonic())
+        if self._failed.has_left_out:  # in a second that is not over
+            self._tell_later()
+
+    def _tell_left_out(self, now: float) -> None:
+        for (method, code), count in self._failed.left_out(now).items():
+            _log.info("calls not logged", extra=log_fields(method=method, code=code.name, more_not_logged=count))
 
 
 class _Places:

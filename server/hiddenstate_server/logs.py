@@ -2,11 +2,12 @@
 
 import datetime
 import logging
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
 Fields = dict[str, Any]
+Kind = TypeVar("Kind")
 
 
 def configure_logs(format: Literal["plain", "json"], level: str, **fields: Any) -> None:
@@ -21,14 +22,14 @@ def log_fields(**fields: Any) -> dict[str, Fields]:
     return {"fields": fields}
 
 
-class LineBudget:
+class LineBudget(Generic[Kind]):
     """Lets so many lines of a kind through in a second, and counts the others: under overload there are thousands."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._seconds: dict[object, tuple[int, int]] = {}  # of each kind: the second of the last line, and lines in it
+        self._seconds: dict[Kind, tuple[int, int]] = {}  # of each kind: the second of the last line, and lines in it
 
-    def take(self, kind: object, now: float) -> int | None:
+    def take(self, kind: Kind, now: float) -> int | None:
         """Returns how many lines of this kind were left out since the last one; None where this one is left out too.
 
         `now` is of time.monotonic().
@@ -39,6 +40,18 @@ class LineBudget:
             return 0 if lines < self._most else None
         self._seconds[kind] = int(now), 1
         return max(0, lines - self._most)
+
+    @property
+    def has_left_out(self) -> bool:
+        """Whether lines were left out since the last one of their kind."""
+        return any(lines > self._most for _, lines in self._seconds.values())
+
+    def left_out(self, now: float) -> dict[Kind, int]:
+        """Returns how many lines of each kind were left out in a second that is over, and forgets them."""
+        over = {kind: lines for kind, (second, lines) in self._seconds.items() if second + 1 <= now}
+        for kind in over:
+            del self._seconds[kind]
+        return {kind: lines - self._most for kind, lines in over.items() if lines > self._most}
 
 
 class _FieldsFormatter(logging.Formatter):

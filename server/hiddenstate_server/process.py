@@ -3,7 +3,7 @@
 import asyncio
 import gc
 
-from hiddenstate_server.announcement import announce, announcement
+from hiddenstate_server.announcement import announce, announcement, warn_of_strangers
 from hiddenstate_server.config import Settings
 from hiddenstate_server.offer import offer
 from hiddenstate_server.server import Server
@@ -45,6 +45,7 @@ async def _serve(settings: Settings) -> None:
     settle()
     told_to_stop = stop_signal()
     try:
+        warn_of_strangers(server.address, settings)
         announce(announcement(offer(server.repository), server.address, server.metrics_address, settings))
         await told_to_stop.wait()
         await server.drain()

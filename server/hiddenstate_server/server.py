@@ -96,6 +96,7 @@ class Server:
             max_streams=settings.max_streams,
             access=self._access,
         )
+        self._parts.callback(self._methods.close)
 
     @classmethod
     async def start(cls, settings: Settings, ledger: Ledger | None = None) -> "Server":

@@ -15,6 +15,7 @@ from hiddenstate import (
     Client,
     DeadlineError,
     FinishReason,
+    InvalidRequestError,
     ModelNotFoundError,
     UnavailableError,
 )
@@ -92,6 +93,13 @@ async def test_no_server_at_the_address_is_said_with_the_address() -> None:
 async def test_silence_ends_with_the_deadline(async_client: AsyncClient, silent: FakeServer) -> None:
     with pytest.raises(DeadlineError):
         await async_client.predict("I", timeout_s=0.05)
+
+
+async def test_a_timeout_that_is_no_time_is_refused(async_client: AsyncClient) -> None:
+    with pytest.raises(InvalidRequestError, match=r"^timeout_s: is 0; it must be a number of seconds above 0$"):
+        await async_client.predict("I", timeout_s=0)
+    with pytest.raises(ValueError, match=r"^timeout_s: is 'x'; it must be a number of seconds above 0, or None"):
+        AsyncClient(timeout_s="x")  # type: ignore[arg-type]
 
 
 async def test_a_cancelled_task_is_cancelled(async_client: AsyncClient, silent: FakeServer) -> None:

@@ -1,8 +1,10 @@
 import dataclasses
 import math
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import numpy as np
@@ -176,6 +178,37 @@ def test_silence_ends_with_the_clients_deadline_or_the_calls_own(server: Running
         client.predict("I")
     with Client(server.address) as client, pytest.raises(DeadlineError):
         client.predict("I", timeout_s=0.05)
+
+
+NO_TIMES = [0, -1.5, float("nan"), "x", [1]]
+
+
+@pytest.mark.parametrize("timeout_s", NO_TIMES)
+def test_a_timeout_that_is_no_time_is_refused_before_anything_is_sent(
+    client: Client, fake: FakeServer, timeout_s: Any
+) -> None:
+    message = f"^timeout_s: is {re.escape(repr(timeout_s))}; it must be a number of seconds above 0$"
+    for call in (client.predict, client.encode, client.score, client.generate, client.model):
+        with pytest.raises(InvalidRequestError, match=message):
+            call("I", timeout_s=timeout_s)
+    with pytest.raises(InvalidRequestError, match=message):
+        client.models(timeout_s=timeout_s)
+    assert not fake.requests
+
+
+@pytest.mark.parametrize("timeout_s", NO_TIMES)
+def test_a_client_whose_timeout_is_no_time_is_not_made(timeout_s: Any) -> None:
+    with pytest.raises(ValueError, match=r"^timeout_s: is .*; it must be a number of seconds above 0, or None for no"):
+        Client(timeout_s=timeout_s)
+
+
+@pytest.mark.parametrize("fake", ["streams"], indirect=True)
+def test_a_timeout_that_is_no_time_leaves_a_context_as_it_was(client: Client) -> None:
+    with client.open_stream() as stream, stream.context() as context:
+        context.predict("I")
+        with pytest.raises(InvalidRequestError, match=r"^timeout_s: is 0; "):
+            context.predict("like", timeout_s=0)
+        assert context.predict("it", top_k=1).candidates[0].word == "Iit+0"
 
 
 @pytest.mark.parametrize("timeout_s", [float("inf"), 1e300])

@@ -35,6 +35,13 @@ def test_a_missing_extra_is_told_for_pip_and_for_a_checkout(
     )
 
 
+@pytest.mark.parametrize("timeout_s", ["0", "-1", "nan", "x"])
+def test_a_time_limit_that_is_no_time_is_told_with_its_option(timeout_s: str) -> None:
+    result = CliRunner().invoke(main, ["predict", "I", "--timeout-s", timeout_s])
+    assert result.exit_code == 2
+    assert "Invalid value for '--timeout-s'" in result.stderr
+
+
 def test_too_short_a_time_is_told_with_the_option_that_allows_more(server: RunningServer, fake: FakeServer) -> None:
     def silent(request: lm.PredictRequest, context: grpc.ServicerContext) -> lm.PredictResponse:
         fake.silence.wait()

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from hiddenstate import Client, InvalidRequestError
+from client.fake_server import RunningServer
+from hiddenstate import AsyncClient, Client, InvalidRequestError
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,12 @@ from hiddenstate import Client, InvalidRequestError
         ("generate", {"seed": 2**64}, "seed: is 18446744073709551616; it must be a whole number from 0 to 2**64 - 1"),
         ("generate", {"temperature": "hot"}, "temperature: is 'hot'; it must be a number"),
         ("generate", {"stop_words": [5]}, "stop_words: is [5]; it must be a list of words"),
+        ("generate", {"return_state": 2**70}, f"return_state: is {2**70}; it must be True or False"),
+        ("score", {"priority": ["bulk"]}, "priority: is ['bulk']; it must be 'interactive' or 'bulk'"),
+        ("predict", {"priority": {}}, "priority: is {}; it must be 'interactive' or 'bulk'"),
+        ("encode", {"truncate": "yes"}, "truncate: is 'yes'; it must be True or False"),
+        ("encode", {"batch_size": "many"}, "batch_size: is 'many'; it must be a whole number of at least 1"),
+        ("encode", {"batch_size": None}, "batch_size: is None; it must be a whole number of at least 1"),
     ],
 )
 def test_a_value_that_cannot_be_sent_is_named_with_what_is_allowed(
@@ -26,6 +33,62 @@ def test_a_value_that_cannot_be_sent_is_named_with_what_is_allowed(
 ) -> None:
     with pytest.raises(InvalidRequestError, match=f"^{re.escape(message)}$"):
         getattr(client, method)("a", **options)
+
+
+@pytest.mark.parametrize("sentences", [5, None, True])
+def test_what_is_no_list_of_sentences_is_named(client: Client, sentences: Any) -> None:
+    message = f"^sentences: is {sentences}; it must be a list of str$"
+    with pytest.raises(InvalidRequestError, match=message):
+        client.encode(sentences)
+    with pytest.raises(InvalidRequestError, match=message):
+        next(client.encode_batches(sentences))
+
+
+def test_one_sentence_in_place_of_many_is_not_taken_for_its_characters(client: Client) -> None:
+    with pytest.raises(InvalidRequestError, match=r"^sentences: is 'a sentence'; it must be a list of str$"):
+        next(client.encode_batches("a sentence"))
+
+
+def test_an_error_of_the_callers_own_sentences_stays_one(client: Client) -> None:
+    with pytest.raises(TypeError, match="unsupported operand"):
+        client.encode(5 + word for word in ["a"])  # type: ignore[operator, misc]
+
+
+async def test_tasks_are_told_the_same_of_what_cannot_be_sent(server: RunningServer) -> None:
+    async with AsyncClient(server.address) as client:
+        with pytest.raises(InvalidRequestError, match=r"^text: is 5; it must be a str$"):
+            await client.predict(5)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequestError, match=r"^sentences: is 5; it must be a list of str$"):
+            await client.encode(5)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequestError, match=r"^priority: is \['bulk'\]; "):
+            await client.score("a", priority=["bulk"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("client_class", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"address": 5}, "address 5 is not HOST:PORT, for example 127.0.0.1:50051"),
+        ({"address": b"h:1"}, "address b'h:1' is not HOST:PORT, for example 127.0.0.1:50051"),
+        ({"address": ["h:1", 5]}, "address 5 is not HOST:PORT, for example 127.0.0.1:50051"),
+        ({"max_message_bytes": "1MiB"}, "max_message_bytes: is '1MiB'; it must be a whole number of bytes below 2**31"),
+        (
+            {"max_message_bytes": 2**31},
+            "max_message_bytes: is 2147483648; it must be a whole number of bytes below 2**31",
+        ),
+        ({"keepalive_s": "often"}, "keepalive_s: is 'often'; it must be above 0 seconds"),
+        ({"api_key": b"secret"}, "api_key: is of the type bytes; it must be a str"),
+        (
+            {"credentials": "-----BEGIN CERTIFICATE-----"},
+            "credentials: is of the type str; it must be what hiddenstate.tls_credentials() returns",
+        ),
+    ],
+)
+def test_an_argument_that_no_client_can_be_made_with_is_named(
+    client_class: type[Client] | type[AsyncClient], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        client_class(**options)
 
 
 def test_token_ids_that_cannot_be_sent_are_named_as_tokens(client: Client) -> None:

@@ -132,6 +132,39 @@ def test_encode_writes_a_numpy_file(run: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "options"),
+    [("v.jsonl", ()), ("v.ndjson", ()), ("v", ()), ("v.csv", ("--format", "jsonl")), ("-", ())],
+)
+def test_encode_writes_json_lines_to_what_is_named_so_or_has_no_suffix(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("encode", "the car", "-o", name, *options)
+    assert result.exit_code == 0
+    written = result.stdout if name == "-" else Path(name).read_text()
+    assert json.loads(written)["text"] == "the car"
+    assert [path.name for path in tmp_path.iterdir()] == ([] if name == "-" else [name])
+
+
+def test_a_numpy_file_may_have_another_name(run: Command, tmp_path: Path) -> None:
+    for name, options in (("V.NPY", ()), ("v.vectors", ("--format", "npy"))):
+        assert run("encode", "the car", "-o", str(tmp_path / name), *options).exit_code == 0
+        assert np.load(tmp_path / name).shape == (1, 12)
+
+
+@pytest.mark.parametrize("name", ["v.csv", "v.json", "v.jsonl.gz", "v.parquet"])
+def test_a_suffix_that_encode_does_not_write_is_refused_with_those_that_it_does(
+    run: Command, tmp_path: Path, name: str
+) -> None:
+    result = run("encode", "the car", "-o", str(tmp_path / name))
+    assert result.exit_code == 2
+    assert (
+        f"Invalid value for '-o' / '--output': {name}: {Path(name).suffix} is not written; .jsonl and" in result.stderr
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("arguments", "stdin", "message"),
     [
         (("predict", ""), None, "Error: text: is empty"),

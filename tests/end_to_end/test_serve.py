@@ -45,6 +45,15 @@ def test_two_lines_say_what_is_served_where_and_what_to_try(models_dir: Path) ->
         assert server.exit_code() == 0
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_that_is_open_to_strangers_is_warned_of_once(models_dir: Path, workers: str) -> None:
+    with serve(models_dir, "--listen", "0.0.0.0:0", "--workers", workers) as server:
+        server.signal(signal.SIGTERM)
+        (warning,) = [line for line in server.logged_until("draining") if "anybody who reaches it" in line]
+        assert f" WARNING hiddenstate_server.announcement: --listen {server.address} is open: " in warning
+        assert server.exit_code() == 0
+
+
 def test_sigterm_finishes_what_runs_refuses_what_is_new_and_exits_with_0(models_dir: Path) -> None:
     small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16_384)]
     with (

@@ -100,6 +100,18 @@ def test_a_version_that_exists_is_not_touched(tmp_path: Path) -> None:
     assert _files(folder) == before
 
 
+def test_a_version_that_servers_would_pass_over_is_told_before_it_is_built(tmp_path: Path) -> None:
+    path = saved(language_model_checkpoint(), tmp_path)
+    for version, first in (
+        ("1", "building lm 1 "),
+        ("nightly", "warning: servers will take version 1 and not nightly"),
+    ):
+        lines: list[str] = []
+        export(path, ExportOptions(to=tmp_path / "models", name="lm", version=version), echo=lines.append)
+        assert lines[0].startswith(first)
+        assert lines[-1].endswith(f"{version}: written")
+
+
 def test_check_says_everything_and_writes_nothing(tmp_path: Path) -> None:
     lines: list[str] = []
     path = saved(language_model_checkpoint(), tmp_path)

@@ -4,12 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from hiddenstate_exporter.publishing.publication import PublicationError, next_version, staged
+from hiddenstate_exporter.publishing.publication import (
+    PublicationError,
+    check_target,
+    next_version,
+    served_instead,
+    staged,
+)
 
 
 def _write(folder: Path, content: str) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "file").write_text(content)
+
+
+def _write_model(folder: Path, policy: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "bundle.json").touch()
+    if policy:
+        (folder.parent / "repository.toml").write_text(policy)
 
 
 def _fail(folder: Path, error: Exception) -> None:
@@ -72,6 +85,38 @@ def test_whoever_is_second_does_not_overwrite_the_first(tmp_path: Path) -> None:
         _write(target, "first")
     assert (target / "file").read_text() == "first"
     assert [path.name for path in target.parent.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("there", "policy", "version", "served"),
+    [
+        ((), "", "nightly", []),
+        (("1", "2"), "", "3", []),
+        (("1", "2"), "", "2024.1", []),
+        (("1", "2"), "", "nightly", ["2"]),
+        (("1", "2"), "", "1.5", ["2"]),
+        (("1", "2"), "", "v3", ["2"]),
+        (("1", "2"), "versions = { latest = 2 }", "v3", ["1", "2"]),
+        (("1", "2"), "versions = { latest = 3 }", "v3", []),
+        (("1", "2"), 'versions = "all"', "v3", []),
+        (("1", "2"), '[labels]\ncanary = "nightly"', "nightly", []),
+        (("1", "2"), 'versions = ["1"]', "3", ["1"]),
+        (("1", "2"), 'default = "9"', "3", []),
+    ],
+)
+def test_the_versions_that_servers_take_in_place_of_a_new_one_are_theirs(
+    tmp_path: Path, there: tuple[str, ...], policy: str, version: str, served: list[str]
+) -> None:
+    for name in there:
+        _write_model(tmp_path / "model" / name, policy)
+    assert served_instead(tmp_path / "model" / version) == served
+
+
+def test_a_version_that_is_a_label_already_is_refused(tmp_path: Path) -> None:
+    _write_model(tmp_path / "model" / "1", '[labels]\nstable = "1"')
+    with pytest.raises(PublicationError, match=r"repository\.toml has a label of that name, .* another --version$"):
+        check_target(tmp_path / "model" / "stable")
+    check_target(tmp_path / "model" / "2")
 
 
 @pytest.mark.parametrize(("name", "version"), [("a b", "1"), (".hidden", "1"), ("model", "-1"), ("model", "1:2")])

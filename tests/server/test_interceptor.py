@@ -113,6 +113,41 @@ async def test_failed_calls_beyond_ten_in_a_second_are_counted_and_not_logged(
     assert [call.get("more_not_logged") for call in calls] == [*[None] * 10, 2]
 
 
+async def test_failed_calls_that_were_not_logged_are_told_though_no_other_fails(
+    models_dir: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "hiddenstate_server.interceptor")
+    now = 5.0
+    clock = SimpleNamespace(monotonic=lambda: now, perf_counter=time.perf_counter)
+    monkeypatch.setattr("hiddenstate_server.interceptor.time", clock)
+    monkeypatch.setattr("hiddenstate_server.interceptor._LEFT_OUT_S", 0.001)
+    async with serving(models_dir) as wire:
+        for _ in range(12):
+            await failure(wire.language_model.Predict(PredictRequest(text="I", model="nobody")))
+        assert not told_of_left_out(caplog)
+        now = 6.0
+        await until(lambda: told_of_left_out(caplog))
+        assert wire.server._methods._telling is None
+        await failure(wire.language_model.Predict(PredictRequest(text="I", model="nobody")))
+    assert told_of_left_out(caplog) == [{"method": "Predict", "code": "NOT_FOUND", "more_not_logged": 2}]
+    calls = [record.__dict__["fields"] for record in caplog.records if record.message == "call"]
+    assert not any("more_not_logged" in call for call in calls)
+
+
+async def test_failed_calls_that_were_not_logged_are_told_when_the_server_stops(
+    models_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "hiddenstate_server.interceptor")
+    calls = 0
+    async with serving(models_dir) as wire:
+        while wire.server._methods._telling is None:
+            await failure(wire.language_model.Predict(PredictRequest(text="I", model="nobody")))
+            calls += 1
+    logged = len([record for record in caplog.records if record.message == "call"])
+    assert [fields["more_not_logged"] for fields in told_of_left_out(caplog)] == [calls - logged]
+    assert wire.server._methods._telling is None
+
+
 async def test_a_call_whose_deadline_has_passed_is_not_begun(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hiddenstate_server.interceptor._is_late", lambda context: True)
     monkeypatch.setattr(wire.server.repository, "language_model", raiser(RuntimeError("it was begun")))
@@ -131,6 +166,11 @@ async def test_a_share_of_the_calls_is_logged(
         for _ in range(3):
             await wire.language_model.Predict(PredictRequest(text="I"))
     assert len([record for record in caplog.records if record.message == "call"]) == 2
+
+
+def told_of_left_out(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """Returns what the lines say that tell of calls without one."""
+    return [record.__dict__["fields"] for record in caplog.records if record.message == "calls not logged"]
 
 
 def raiser(error: Exception) -> Any:

@@ -50,9 +50,31 @@ def test_a_traceback_stays_in_one_json_line_and_follows_a_plain_one() -> None:
 
 
 def test_lines_of_a_kind_beyond_their_number_in_a_second_are_counted_instead() -> None:
-    budget = LineBudget(2)
+    budget: LineBudget[str] = LineBudget(2)
     assert [budget.take("a", now) for now in (5.1, 5.2, 5.3, 5.9)] == [0, 0, None, None]
     assert budget.take("b", 5.9) == 0
     assert [budget.take("a", now) for now in (6.0, 6.1, 6.2)] == [2, 0, None]
     assert budget.take("b", 7.0) == 0
     assert budget.take("a", 9.0) == 1
+
+
+def test_lines_that_were_left_out_are_told_once_their_second_is_over() -> None:
+    budget: LineBudget[str] = LineBudget(2)
+    for kind, now in (("a", 5.1), ("a", 5.2), ("b", 5.2)):
+        budget.take(kind, now)
+    assert not budget.has_left_out
+    for now in (5.3, 5.9):
+        budget.take("a", now)
+    assert budget.has_left_out
+    assert budget.left_out(5.99) == {}
+    assert budget.left_out(6.0) == {"a": 2}
+    assert not budget.has_left_out
+    assert budget.left_out(6.0) == {}
+    assert budget.take("a", 6.0) == 0  # they have been told
+
+
+def test_lines_that_were_left_out_and_told_by_the_next_are_not_told_again() -> None:
+    budget: LineBudget[str] = LineBudget(1)
+    assert [budget.take("a", now) for now in (5.0, 5.1, 6.0)] == [0, None, 1]
+    assert not budget.has_left_out
+    assert budget.left_out(9.0) == {}

@@ -1,6 +1,7 @@
 """The options that every command that asks a server has, and the client that they make."""
 
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,6 +97,12 @@ def _addresses(ctx: click.Context, parameter: click.Parameter, value: str) -> st
         raise click.BadParameter(str(error), ctx, parameter) from None
 
 
+def _seconds(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):  # which is outside of no range
+        raise click.BadParameter("nan is not a number of seconds", ctx, parameter)
+    return value
+
+
 def _api_key(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     try:
         return check_api_key(value or None)
@@ -119,6 +126,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         type=click.FloatRange(min=0, min_open=True),
         default=DEFAULT_TIMEOUT_S,
         show_default=True,
+        callback=_seconds,
         help="The most seconds that one call may take.",
     ),
     click.option(

@@ -22,18 +22,25 @@ if TYPE_CHECKING:
 
 Format = Literal["jsonl", "npy"]
 
+_FORMATS: dict[str, Format] = {"": "jsonl", ".jsonl": "jsonl", ".ndjson": "jsonl", ".npy": "npy"}  # by a file's suffix
+_STANDARD_OUTPUT = Path("-")
+
 
 @click.command()
 @click.argument("sentences", nargs=-1)
 @click.option("-f", "--file", type=click.File("rb"), help="Read sentences from this file, one on a line.")
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file, once all is done."
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="Write to this file, once all is done; - is standard output.",
 )
 @click.option(
     "--format",
     "output_format",
     type=click.Choice(["jsonl", "npy"]),
-    help="JSON lines, or one NumPy array [n, dimension].  [default: npy if the output is named so, else jsonl]",
+    help="JSON lines, or one NumPy array [n, dimension].  [default: as the output's suffix says, .jsonl, .ndjson or "
+    ".npy; jsonl without one]",
 )
 @click.option("--skip-empty", is_flag=True, help="Leave empty lines out instead of stopping at them.")
 @click.option("--truncate/--no-truncate", default=True, show_default=True, help="Cut sentences that are too long.")
@@ -62,9 +69,11 @@ def encode(
     """
     if sentences and file:
         raise click.UsageError("give sentences or --file, not both")
+    destination = None if output == _STANDARD_OUTPUT else output
+    written_as = output_format or _format(destination)
     reader = _reader(sentences, file, skip_empty=skip_empty)
     count = truncated = 0
-    with _writer(output, output_format) as writer, _progress(file, hidden=bool(sentences)) as bar:
+    with _writer(destination, written_as) as writer, _progress(file, hidden=bool(sentences)) as bar:
         to_send, to_write = itertools.tee(reader)
         for batch in client.encode_batches(
             to_send, batch_size=batch_size, truncate=truncate, model=model, model_version=model_version
@@ -112,9 +121,26 @@ def _reader(sentences: tuple[str, ...], file: BinaryIO | None, *, skip_empty: bo
     return SentenceReader(sys.stdin.buffer, "standard input", skip_empty=skip_empty)
 
 
+def _format(output: Path | None) -> Format:
+    """Returns the format that a file's name asks for.
+
+    Raises:
+        click.BadParameter: it asks for one that is not written.
+    """
+    if output is None:
+        return "jsonl"
+    if (wanted := _FORMATS.get(output.suffix.lower())) is None:
+        raise click.BadParameter(
+            f"{output.name}: {output.suffix} is not written; .jsonl and .ndjson are JSON lines, .npy is a NumPy array, "
+            "and --format says which of them another name is to hold",
+            param_hint="'-o' / '--output'",
+        )
+    return wanted
+
+
 @contextmanager
-def _writer(output: Path | None, output_format: Format | None) -> Iterator[VectorWriter]:
-    is_npy = output_format == "npy" or (output_format is None and output is not None and output.suffix == ".npy")
+def _writer(output: Path | None, output_format: Format) -> Iterator[VectorWriter]:
+    is_npy = output_format == "npy"
     if is_npy and output is None:
         raise click.UsageError("--format npy needs a file to write to, for example -o vectors.npy")
     destination: AbstractContextManager[BinaryIO] = (

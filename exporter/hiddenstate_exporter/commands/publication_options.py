@@ -60,7 +60,11 @@ def publication_options(*, name: str, license: str) -> Callable[[Callable[..., A
             help="Folder of models; the bundle becomes FOLDER/NAME/VERSION.",
         ),
         click.option("--name", help=name),
-        click.option("--version", help="Version of the model.  [default: the next whole number]"),
+        click.option(
+            "--version",
+            help="Version of the model. Servers take the newest by its name, numbers before words.  [default: the next "
+            "whole number]",
+        ),
         click.option("--license", metavar="TEXT", help=license),
         click.option(
             "--dtype",

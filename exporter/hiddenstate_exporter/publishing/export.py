@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -18,10 +18,11 @@ from hiddenstate_exporter.publishing.fp16_variant import add_fp16
 from hiddenstate_exporter.publishing.int8_variant import add_int8
 from hiddenstate_exporter.publishing.measurement import NO_DATA, Data, check_data, check_nothing_lost, measure
 from hiddenstate_exporter.publishing.model_card import model_card
-from hiddenstate_exporter.publishing.publication import check_name, check_target, next_version, staged
+from hiddenstate_exporter.publishing.publication import check_name, check_target, next_version, served_instead, staged
 from hiddenstate_exporter.publishing.source import Model, Source, read_source
 from hiddenstate_exporter.publishing.transformer_build import build_transformer_bundle
 from hiddenstate_server.bundle import CARD_FILE, Bundle, VariantName, load_bundle, write_bundle
+from hiddenstate_server.repository.policy import POLICY_FILE
 
 Echo = Callable[[str], None]
 Further = Literal["fp16", "int8"]  # what may stand beside fp32
@@ -78,6 +79,8 @@ def publish(
     target = options.to / name / version
     label = Label(name=name, version=version, license=options.license or source.license(), dtype=options.dtype)
     with _scratch(target) if options.check else staged(target) as folder:
+        if served := served_instead(target):
+            echo(_passed_over(target, served))
         echo(f"building {name} {version} and comparing it with PyTorch")
         with _naming(path):
             bundle = _build(folder, source, label, options, echo, track)
@@ -123,6 +126,14 @@ def _with_variant(
             raise ExportError(f"{name} graphs: {error}") from error
         echo(f"{name} graphs: not published: {error}")
         return bundle
+
+
+def _passed_over(target: Path, served: Sequence[str]) -> str:
+    versions = f"version {served[0]}" if len(served) == 1 else f"versions {', '.join(served)}"
+    return (
+        f"warning: servers will take {versions} and not {target.name}: choose a --version that is newer by its name, "
+        f"or name this one in {target.parent / POLICY_FILE}"
+    )
 
 
 def _parity(bundle: Bundle, name: VariantName) -> str:

@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hiddenstate_server.bundle import is_model_name
+from hiddenstate_server.errors import BundleError, ConfigError
+from hiddenstate_server.repository.files import ModelFiles
+from hiddenstate_server.repository.local_source import LocalSource
+from hiddenstate_server.repository.policy import POLICY_FILE, plan, version_key
 
 
 class PublicationError(ValueError):
@@ -67,6 +71,31 @@ def check_target(target: Path) -> None:
     check_name("version", target.name)
     if os.path.lexists(target):
         raise PublicationError(f"{target} exists; published versions are never changed: choose another --version")
+    if target.name in _beside(target).policy.labels:
+        labels = f"{target.parent / POLICY_FILE} has a label of that name"
+        raise PublicationError(
+            f"{labels}, and servers refuse a model where a version has it too: choose another --version"
+        )
+
+
+def served_instead(target: Path) -> list[str]:
+    """Returns the versions that servers take in place of `target` once it is there; none where they take it."""
+    beside = _beside(target)
+    try:
+        chosen = plan(beside.policy, {*beside.versions, target.name}, "")
+    except BundleError:  # of what is there, whichever version comes
+        return []
+    served = [*chosen.wanted, *chosen.newest_first[: chosen.enough]]
+    return [] if target.name in served else sorted(served, key=version_key)
+
+
+def _beside(target: Path) -> ModelFiles:
+    """Returns what servers find in the folder of a model now."""
+    nothing = ModelFiles(name=target.parent.name, versions={})
+    try:
+        return LocalSource(target.parents[1]).scan().get(target.parent.name, nothing)
+    except ConfigError:  # there is no such folder yet, or who writes there will say what is wrong with it
+        return nothing
 
 
 def _publish(folder: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from hiddenstate_server.announcement import Offer, announce, announcement
+from hiddenstate_server.announcement import Offer, announce, announcement, warn_of_strangers
 from hiddenstate_server.config import Address, Settings
 from hiddenstate_server.errors import WorkersError
 from hiddenstate_server.exposition import Exposition
@@ -65,6 +65,7 @@ async def _serve(
     try:
         await _until(all_serve, keeping)
         told_to_stop = stop_signal(end_at_once)
+        warn_of_strangers(address, settings)
         announce(announcement(_offer(keepers), address, metrics_address, settings))
         await _until(told_to_stop, keeping)
     finally:
