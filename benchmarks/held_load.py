@@ -31,16 +31,14 @@ async def _begin(stack: AsyncExitStack, load: Load, contexts: int, seed: int) ->
     """Returns a stream that holds so many contexts, once all are answered."""
     words = texts([2] * contexts, seed, load.vocab_size)
     payloads = [[context_payload(slot, text, load, keep=load.keep)] for slot, text in enumerate(words)]
-    stream = StreamLoad(await connect(stack, load), PREDICT, payloads)
-    running = asyncio.create_task(stream.run())
-    stack.callback(running.cancel)
+    stream = await connect(stack, load, PREDICT, payloads)
     left = contexts
-    while (left or stream.running) and not running.done():
+    while (left or stream.running) and not stream.ended.done():
         take = min(left, _AT_A_TIME - stream.running)
         if take > 0:
             stream.begin([time.perf_counter()] * take)
             left -= take
         await asyncio.sleep(0.002)
-    if running.done() or stream.refused.seconds:
-        raise RuntimeError(f"not every context was begun: {running!r}")
+    if stream.ended.done() or stream.refused.seconds:
+        raise RuntimeError(f"not every context was begun: {stream.ended!r}")
     return stream

@@ -1,20 +1,19 @@
 """Many requests over gRPC streams: contexts that each append a word, wait for its candidates and append the next, or
 sentences to encode.
 
-As the thin client does, it joins the requests that are due into one message. It sends bytes that were made beforehand,
-so that it costs little beside the server.
+As the thin client does, it joins the requests that are due into one message, and begins the next one when the server
+has taken that. It sends bytes that were made beforehand and reads no more of a reply than whose it is, so that it costs
+little beside the server.
 """
 
 import asyncio
 import collections
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
 
-import grpc
-
+from benchmarks.http2_stream import Http2Stream
 from benchmarks.load import Load
 from benchmarks.pace import paced
 from benchmarks.samples import Clock, Measured, Samples
@@ -25,29 +24,27 @@ from hiddenstate.v1.language_model_pb2 import (
     PredictStreamRequest,
     PredictStreamResponse,
     StreamedPredictRequest,
+    StreamedPredictResponse,
 )
-from hiddenstate.v1.sentence_encoder_pb2 import (
-    EncodeRequest,
-    EncodeStreamRequest,
-    EncodeStreamResponse,
-    StreamedEncodeRequest,
-)
+from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest, EncodeStreamRequest, StreamedEncodeRequest
+from hiddenstate.wire import LENGTH, VARINT, tag
 
 PREDICT = "/hiddenstate.v1.LanguageModelService/PredictStream"
 _ENCODE = "/hiddenstate.v1.SentenceEncoderService/EncodeStream"
-_PARSERS: dict[str, Callable[[bytes], Any]] = {
-    PREDICT: PredictStreamResponse.FromString,
-    _ENCODE: EncodeStreamResponse.FromString,
-}
+# Both methods number the fields alike; each tag is one byte.
+_RESPONSES = tag(PredictStreamResponse, "responses", LENGTH)[0]
+_REQUEST_ID = tag(StreamedPredictResponse, "request_id", VARINT)[0]
+_ERROR = tag(StreamedPredictResponse, "error", LENGTH)[0]
 _WORDS_OF_A_CONTEXT = 16
 _SLOTS_S = 5.0  # paced sentences may wait so long for an answer before there is nothing left to send them with
 
 
-class StreamLoad:
+class StreamLoad(Http2Stream):
     """One stream. Its slots each have one request on the way at most; slot n's have n + 1 as their id."""
 
-    def __init__(self, channel: grpc.aio.Channel, method: str, payloads: Sequence[Sequence[bytes]]) -> None:
+    def __init__(self, method: str, payloads: Sequence[Sequence[bytes]]) -> None:
         """`payloads` are the messages that each slot sends in turn; several may be joined as they are."""
+        super().__init__(method)
         self.samples = Samples()
         self.refused = Samples()
         self.free = collections.deque(range(len(payloads)))
@@ -55,77 +52,96 @@ class StreamLoad:
         self._again = False
         self._payloads = [itertools.cycle(each) for each in payloads]
         self._begun: dict[int, float] = {}
-        self._messages: asyncio.Queue[bytes] = asyncio.Queue()
-        start: grpc.aio.StreamStreamMultiCallable[bytes, Any] = channel.stream_stream(method, bytes, _PARSERS[method])
-        self._call = start(self._outgoing())
+        self._next: list[bytes] = []  # what goes into the next message
 
     @property
     def running(self) -> int:
         """Requests without an answer."""
         return len(self._begun) + self.unsent
 
-    async def run(self) -> None:
-        """Goes on until `stop`."""
-        async for message in self._call:
-            now, ended = time.perf_counter(), []
-            for reply in message.responses:
-                slot = reply.request_id - 1
-                ended.append(slot)
-                (self.refused if reply.HasField("error") else self.samples).add(now - self._begun.pop(slot))
-            if self._again:
-                self._send(ended, itertools.repeat(now))
-            else:
-                self.free += ended
-
     def keep(self) -> None:
         """Begins a request in every slot, and another whenever one ends."""
         self._again = True
-        self._send([self.free.popleft() for _ in range(len(self.free))], itertools.repeat(time.perf_counter()))
+        self._ask([self.free.popleft() for _ in range(len(self.free))], itertools.repeat(time.perf_counter()))
 
     def begin(self, dues: Sequence[float]) -> None:
         """Begins requests that were due, in slots that are free; there are enough, unless the server stands still."""
         self.unsent += max(0, len(dues) - len(self.free))
-        self._send([self.free.popleft() for _ in dues[: len(self.free)]], iter(dues))
+        self._ask([self.free.popleft() for _ in dues[: len(self.free)]], iter(dues))
 
-    def stop(self) -> None:
-        """Ends the stream."""
-        self._call.cancel()
+    def message_received(self, message: bytes) -> None:
+        """Counts replies, and begins what follows them."""
+        now, ended = time.perf_counter(), []
+        for request_id, is_error in replies(message):
+            slot = request_id - 1
+            ended.append(slot)
+            (self.refused if is_error else self.samples).add(now - self._begun.pop(slot))
+        if self._again:
+            self._ask(ended, itertools.repeat(now))
+        else:
+            self.free += ended
 
-    def _send(self, slots: Iterable[int], dues: Iterator[float]) -> None:
-        out = []
+    def all_sent(self) -> None:
+        """Sends what has gathered meanwhile."""
+        if self._next:
+            requests, self._next = self._next, []
+            self.send(ENVELOPE.join(requests, time.monotonic_ns()))
+
+    def _ask(self, slots: Iterable[int], dues: Iterator[float]) -> None:
         for slot, due in zip(slots, dues, strict=False):
             self._begun[slot] = due
-            out.append(next(self._payloads[slot]))
-        self._messages.put_nowait(b"".join(out))
+            self._next.append(next(self._payloads[slot]))
+        if not self.is_sending:
+            self.all_sent()
 
-    async def _outgoing(self) -> AsyncIterator[bytes]:
-        while True:
-            message = [await self._messages.get()]
-            while not self._messages.empty():
-                message.append(self._messages.get_nowait())
-            yield ENVELOPE.join(message, time.monotonic_ns())
+
+def replies(message: bytes) -> Iterator[tuple[int, bool]]:
+    """Yields the request of each reply of a message, and whether it is an error."""
+    at = 0
+    while at < len(message):
+        if message[at] != _RESPONSES:
+            raise ValueError(f"no reply begins with {message[at]}")
+        size, at = _varint(message, at + 1)
+        end = at + size
+        if message[at] != _REQUEST_ID:
+            raise ValueError(f"no reply to a request begins with {message[at]}")
+        request_id, at = _varint(message, at + 1)
+        yield request_id, at < end and message[at] == _ERROR
+        at = end
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """Returns the number that begins at a place, and where it ends."""
+    number = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+        shift += 7
 
 
 async def measure(load: Load) -> Measured:
     """Measures one kind of load on streams, each with a connection of its own."""
     async with AsyncExitStack() as stack:
-        streams = [StreamLoad(await connect(stack, load), *_requests(load, number)) for number in range(load.streams)]
-        running = [asyncio.create_task(stream.run()) for stream in streams]
+        streams = [await connect(stack, load, *_requests(load, number)) for number in range(load.streams)]
         for stream in streams[1:]:
             stream.samples, stream.refused = streams[0].samples, streams[0].refused
-        measured = await (paced(load, _Together(streams)) if load.per_s else _kept(load, streams, running))
+        measured = await (paced(load, _Together(streams)) if load.per_s else _kept(load, streams))
         for stream in streams:
-            stream.stop()
-        for ended in await asyncio.gather(*running, return_exceptions=True):
-            if not isinstance(ended, asyncio.CancelledError):
-                raise RuntimeError(f"a stream ended: {ended!r}")
+            if stream.ended.done():
+                raise RuntimeError(f"a stream ended: {stream.ended.result()}")
     return measured
 
 
-async def connect(stack: AsyncExitStack, load: Load) -> grpc.aio.Channel:
-    """Returns a channel with a connection of its own."""
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    return await stack.enter_async_context(grpc.aio.insecure_channel(load.address, options))
+async def connect(stack: AsyncExitStack, load: Load, method: str, payloads: Sequence[Sequence[bytes]]) -> StreamLoad:
+    """Returns a stream with a connection of its own, which ends with the stack."""
+    host, _, port = load.address.rpartition(":")
+    loop = asyncio.get_running_loop()
+    transport, stream = await loop.create_connection(lambda: StreamLoad(method, payloads), host, int(port))
+    stack.callback(transport.close)
+    return stream
 
 
 def context_payload(slot: int, text: str, load: Load, *, keep: bool) -> bytes:
@@ -152,12 +168,13 @@ class _Together:
                 stream.begin(part)
 
 
-async def _kept(load: Load, streams: Sequence[StreamLoad], running: Sequence["asyncio.Task[None]"]) -> Measured:
+async def _kept(load: Load, streams: Sequence[StreamLoad]) -> Measured:
     for stream in streams:
         stream.keep()
     await asyncio.sleep(load.warm_up_s)
     clock = Clock(load.server_pid, streams[0].samples, streams[0].refused)
-    await asyncio.wait(running, timeout=load.seconds, return_when=asyncio.FIRST_COMPLETED)
+    ended = [stream.ended for stream in streams]
+    await asyncio.wait(ended, timeout=load.seconds, return_when=asyncio.FIRST_COMPLETED)
     return clock.read()
 
 

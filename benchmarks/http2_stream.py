@@ -1,0 +1,100 @@
+"""One streaming gRPC call on a connection of its own, at a small part of what a gRPC client costs."""
+
+import asyncio
+import struct
+
+from benchmarks.http2 import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    RESET,
+    Http2Connection,
+    frame,
+    grpc_message,
+    request_headers,
+)
+
+_STREAM = 1
+_MOST_DATA = 16_384  # bytes of a frame that every server takes
+
+
+class Http2Stream(Http2Connection):
+    """A call. `ended` is done when the server ends it, with the reason if that is known."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._headers = request_headers(method)
+        self._left = 0  # bytes that the server takes of this call now
+        self._unsent = b""  # of messages that have been begun
+        self._received = b""  # of a message that has not come as a whole
+
+    def message_received(self, message: bytes) -> None:
+        """Takes a message."""
+        raise NotImplementedError
+
+    def all_sent(self) -> None:
+        """Hears that the server has taken what it was sent so far."""
+        raise NotImplementedError
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether the server has not taken all that it was sent."""
+        return bool(self._unsent)
+
+    def send(self, message: bytes) -> None:
+        """Sends a message."""
+        self._unsent += grpc_message(message)
+        self.write(self._send())
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._left = self.stream_window
+        self.write(frame(HEADERS, END_HEADERS, _STREAM, self._headers))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self._end(f"the connection was lost: {error!r}")
+
+    def frame_received(self, kind: int, flags: int, stream: int, body: bytes) -> bytes:
+        """Takes a frame of the call."""
+        if kind == DATA:
+            self._take(body)
+        if kind == RESET or flags & END_STREAM:
+            self._end("the server ended it")
+        return b""
+
+    def widened(self, stream: int, more: int) -> bytes:
+        """Sends what had to wait."""
+        if stream:
+            self._left += more
+        out = self._send()
+        if not self._unsent:
+            self.all_sent()
+        return out
+
+    def _send(self) -> bytes:
+        out = []
+        while size := max(0, min(len(self._unsent), self._left, self.window, _MOST_DATA)):
+            out.append(frame(DATA, 0, _STREAM, self._unsent[:size]))
+            self._unsent = self._unsent[size:]
+            self._left -= size
+            self.window -= size
+        return b"".join(out)
+
+    def _take(self, data: bytes) -> None:
+        if self._received:
+            data = self._received + data
+        at = 0
+        while len(data) - at >= 5:
+            (size,) = struct.unpack_from(">L", data, at + 1)
+            if len(data) - at < 5 + size:
+                break
+            self.message_received(data[at + 5 : at + 5 + size])
+            at += 5 + size
+        self._received = data[at:]
+
+    def _end(self, reason: str) -> None:
+        if not self.ended.done():
+            self.ended.set_result(reason)
