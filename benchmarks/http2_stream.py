@@ -69,10 +69,10 @@ class Http2Stream(Http2Connection):
         """Sends what had to wait."""
         if stream:
             self._left += more
-        out = self._send()
+        self.write(self._send())  # before what all_sent sends
         if not self._unsent:
             self.all_sent()
-        return out
+        return b""
 
     def _send(self) -> bytes:
         out = []
