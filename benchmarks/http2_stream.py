@@ -27,7 +27,8 @@ class Http2Stream(Http2Connection):
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._headers = request_headers(method)
         self._left = 0  # bytes that the server takes of this call now
-        self._unsent = b""  # of messages that have been begun
+        self._unsent = b""  # messages that have been begun, and how much of them has left
+        self._sent = 0
         self._received = b""  # of a message that has not come as a whole
 
     def message_received(self, message: bytes) -> None:
@@ -45,7 +46,7 @@ class Http2Stream(Http2Connection):
 
     def send(self, message: bytes) -> None:
         """Sends a message."""
-        self._unsent += grpc_message(message)
+        self._unsent, self._sent = self._unsent[self._sent :] + grpc_message(message), 0
         self.write(self._send())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -76,11 +77,13 @@ class Http2Stream(Http2Connection):
 
     def _send(self) -> bytes:
         out = []
-        while size := max(0, min(len(self._unsent), self._left, self.window, _MOST_DATA)):
-            out.append(frame(DATA, 0, _STREAM, self._unsent[:size]))
-            self._unsent = self._unsent[size:]
+        while size := max(0, min(len(self._unsent) - self._sent, self._left, self.window, _MOST_DATA)):
+            out.append(frame(DATA, 0, _STREAM, self._unsent[self._sent : self._sent + size]))
+            self._sent += size
             self._left -= size
             self.window -= size
+        if self._sent == len(self._unsent):
+            self._unsent, self._sent = b"", 0
         return b"".join(out)
 
     def _take(self, data: bytes) -> None:

@@ -18,6 +18,8 @@ from benchmarks.load import Load
 from benchmarks.pace import paced
 from benchmarks.samples import Clock, Measured, Samples
 from benchmarks.texts import sentences, texts
+from hiddenstate.outbox import Outbox
+from hiddenstate.send_clock import SendClock
 from hiddenstate.streamed_requests import PREDICTIONS as ENVELOPE  # that of both methods writes the same
 from hiddenstate.v1.language_model_pb2 import (
     PredictRequest,
@@ -36,6 +38,7 @@ _RESPONSES = tag(PredictStreamResponse, "responses", LENGTH)[0]
 _REQUEST_ID = tag(StreamedPredictResponse, "request_id", VARINT)[0]
 _ERROR = tag(StreamedPredictResponse, "error", LENGTH)[0]
 _WORDS_OF_A_CONTEXT = 16
+_MOST_REQUEST = 2**22  # bytes
 _SLOTS_S = 5.0  # paced sentences may wait so long for an answer before there is nothing left to send them with
 
 
@@ -52,7 +55,8 @@ class StreamLoad(Http2Stream):
         self._again = False
         self._payloads = [itertools.cycle(each) for each in payloads]
         self._begun: dict[int, float] = {}
-        self._next: list[bytes] = []  # what goes into the next message
+        self._outbox = Outbox(_MOST_REQUEST)
+        self._clock = SendClock()
 
     @property
     def running(self) -> int:
@@ -83,16 +87,14 @@ class StreamLoad(Http2Stream):
 
     def all_sent(self) -> None:
         """Sends what has gathered meanwhile."""
-        if self._next:
-            requests, self._next = self._next, []
-            self.send(ENVELOPE.join(requests, time.monotonic_ns()))
+        while not self.is_sending and (requests := self._outbox.take()):
+            self.send(ENVELOPE.join(requests, self._clock.now_us(), self._outbox.cut))
 
     def _ask(self, slots: Iterable[int], dues: Iterator[float]) -> None:
         for slot, due in zip(slots, dues, strict=False):
             self._begun[slot] = due
-            self._next.append(next(self._payloads[slot]))
-        if not self.is_sending:
-            self.all_sent()
+            self._outbox.append((next(self._payloads[slot]), None))
+        self.all_sent()
 
 
 def replies(message: bytes) -> Iterator[tuple[int, bool]]:

@@ -9,7 +9,6 @@ asked: a request is bytes, to which the stream puts a number and a time limit.
 import asyncio
 import itertools
 import math
-import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import suppress
 from typing import Generic, TypeVar
@@ -19,6 +18,7 @@ import grpc
 from hiddenstate.connection import Connection
 from hiddenstate.errors import request_error
 from hiddenstate.outbox import Outbox
+from hiddenstate.send_clock import SendClock
 from hiddenstate.streaming import ReplyMessage, StreamEndedError, ending, no_reply
 from hiddenstate.sweeper import Sweeper
 from hiddenstate.wire import Envelope
@@ -58,6 +58,7 @@ class AsyncRequestStream(Generic[ResponseT]):
         self._ids = itertools.count(1)
         self._pending: dict[int, tuple[asyncio.Future[ResponseT], float]] = {}  # and their deadlines
         self._outbox = Outbox(most_bytes)
+        self._clock = SendClock()
         self._idle: asyncio.Future[None] | None = None  # what the writer waits for
         self._sweeper = Sweeper(self._loop, self._expire)
         with connection.calling():
@@ -144,7 +145,7 @@ class AsyncRequestStream(Generic[ResponseT]):
         while self.ended is None:
             if messages := self._outbox.take():
                 self._sent += len(messages)
-                yield self._envelope.join(messages, time.monotonic_ns())
+                yield self._envelope.join(messages, self._clock.now_us(), self._outbox.cut)
             elif self._closing:
                 return
             else:

@@ -100,7 +100,7 @@ class Connection:
         wanted = self._timeout_s if timeout_s is None else timeout_s
         try:
             if wanted is None or 0 < wanted <= _ENDLESS_S:
-                return wanted
+                return None if wanted is None else float(wanted)
             if wanted > _ENDLESS_S:
                 return None  # gRPC's clock would overflow: infinity was a deadline that had passed
         except (TypeError, ValueError):  # it cannot be compared

@@ -29,7 +29,7 @@ class Outbox(deque[tuple[bytes, Sender | None]]):
         """
         super().__init__()
         self._most_bytes = most_bytes
-        self._cut = min(most_bytes, MOST_BYTES)
+        self.cut = min(most_bytes, MOST_BYTES)  # bytes of a message of several requests
 
     def take(self) -> list[bytes]:
         """Removes and returns what goes into the next message, nothing if nothing is left.
@@ -39,7 +39,7 @@ class Outbox(deque[tuple[bytes, Sender | None]]):
         while self:
             entries = [self.popleft() for _ in range(min(len(self), _MOST_REQUESTS))]
             messages = [message for message, sender in entries if sender is None or not sender.done()]
-            if sum(map(len, messages)) > self._cut:
+            if sum(map(len, messages)) > self.cut:
                 self.extendleft(reversed(entries))
                 return self._take_some()
             if messages:
@@ -49,7 +49,7 @@ class Outbox(deque[tuple[bytes, Sender | None]]):
     def _take_some(self) -> list[bytes]:
         """The same where not all fit: looks at one after the other."""
         messages: list[bytes] = []
-        room = self._cut
+        room = self.cut
         while self:
             message, sender = self[0]
             if sender is None or not sender.done():

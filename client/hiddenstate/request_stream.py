@@ -15,6 +15,7 @@ import grpc
 from hiddenstate.connection import Connection
 from hiddenstate.errors import request_error
 from hiddenstate.outbox import Outbox
+from hiddenstate.send_clock import SendClock
 from hiddenstate.streaming import ReplyMessage, ResponseT_co, StreamEndedError, ending, no_reply
 from hiddenstate.waiter import Waiter
 from hiddenstate.wire import Envelope
@@ -59,6 +60,7 @@ class RequestStream(Generic[ResponseT]):
         self._ids = itertools.count(1)
         self._pending: dict[int, Waiter[ResponseT]] = {}
         self._outbox = Outbox(most_bytes)
+        self._clock = SendClock()
         self._idle = False  # whether the writer waits for news
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
         with connection.calling():
@@ -138,7 +140,7 @@ class RequestStream(Generic[ResponseT]):
             self._let_others_come()
             if messages := self._outbox.take():
                 self._sent += len(messages)
-                yield self._envelope.join(messages, time.monotonic_ns())
+                yield self._envelope.join(messages, self._clock.now_us(), self._outbox.cut)
             elif self._closing:
                 return
             else:

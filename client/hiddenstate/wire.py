@@ -13,7 +13,7 @@ VARINT, LENGTH = 0, 2  # wire types
 
 _MOST_MS = 2**32 - 1
 _MOST_S = 4e6  # 46 days
-_LARGE = 2**16  # bytes
+_STAMP = 11  # bytes at most of when a message is sent
 
 
 class Envelope:
@@ -33,14 +33,10 @@ class Envelope:
         request += self._request_id + varint(request_id)
         return self._requests + varint(len(request)) + request
 
-    def join(self, messages: Sequence[bytes], now_ns: int) -> bytes:
-        """Returns a message of all requests of some that is sent at `now_ns`, of time.monotonic_ns().
-
-        One that is alone and large, and may be as large as may be, is sent as it is.
-        """
-        if len(messages) == 1 and len(messages[0]) > _LARGE:
-            return messages[0]
-        return b"".join((*messages, self._sent_at_us, varint(now_ns // 1000)))
+    def join(self, messages: Sequence[bytes], now_us: int, most_bytes: int) -> bytes:
+        """Returns a message of all requests of some; `now_us`, when it is sent, is left out where that does not fit."""
+        message = b"".join(messages)
+        return message if len(message) > most_bytes - _STAMP else message + self._sent_at_us + varint(now_us)
 
 
 def varint(number: int) -> bytes:

@@ -4,10 +4,9 @@ cimport cython
 cdef class Admission:
     cdef public Py_ssize_t waiting_works, waiting_tokens
     cdef public Py_ssize_t _full_batch, _max_waiting_tokens, _waiting_interactive
-    cdef public double _batch_s, _busy_since, _last_ahead, _last_left, _seconds, _seen_at, _tokens
-    cdef public object _last_refusal
+    cdef public double _batch_s, _busy_since, _seconds, _seen_at, _tokens
     cdef public bint _in_turns
-    cdef public dict _refusals
+    cdef public dict _refusals, _told
 
     @cython.locals(size=Py_ssize_t, deadline=double, is_bulk=bint)
     cpdef admit(self, works, double now)
@@ -24,3 +23,6 @@ cdef class Admission:
     cdef _observe(self, Py_ssize_t size, double batch_s, double now)
     cdef _slow(self, double ahead, double left)
     cdef _refused(self, str message, retry_after_s, reason)
+
+
+cdef _coarse(double number)

@@ -17,9 +17,13 @@ _PATIENCE = 0.7
 # How much of what is known of the batches' duration is the latest one's.
 _LATEST = 0.2
 _NOT = -1.0
-# Refusals whose numbers differ by less than this part read alike.
-_ALIKE = 0.05
-_LATE = "the deadline had passed when the request came to the model's queue"
+# Refusals whose numbers are the same power of this base, rounded, read alike: they differ by 5 % at most.
+_ALIKE = 1.05
+_PER_NAT = 1 / math.log(_ALIKE)
+_KEPT_REFUSALS = 64
+_LATE = (
+    "the deadline had passed when the request came to the model's queue; if it was streamed, it may have lain unread"
+)
 _LATE_REFUSAL = DeadlineError(_LATE)
 
 
@@ -51,14 +55,12 @@ class Admission:
         "_busy_since",
         "_full_batch",
         "_in_turns",
-        "_last_ahead",
-        "_last_left",
-        "_last_refusal",
         "_max_waiting_tokens",
         "_refusals",
         "_seconds",
         "_seen_at",
         "_tokens",
+        "_told",
         "_waiting_interactive",
         "waiting_tokens",
         "waiting_works",
@@ -88,9 +90,7 @@ class Admission:
         self._tokens = 0.0  # that ended in the last seconds in which the model was busy, and those seconds
         self._seconds = 0.0
         self._seen_at = -math.inf
-        self._last_refusal: ServingError | None = None  # for a deadline, and the seconds that it speaks of
-        self._last_ahead = 0.0
-        self._last_left = 0.0
+        self._told: dict[tuple[int, int, int], OverloadedError] = {}  # refusals for a deadline, by their numbers
         self._batch_s = 0.0  # that a batch takes while the model is busy: an answer comes when its whole batch is done
 
     def admit(self, works: Sequence[Waiting], now: float) -> None:
@@ -152,14 +152,15 @@ class Admission:
         if not ahead:
             return None
         left = deadline - now
-        if self._last_refusal is None or not (
-            abs(ahead - self._last_ahead) < _ALIKE * ahead and abs(left - self._last_left) < _ALIKE * left
-        ):
-            self._last_ahead, self._last_left = ahead, left
-            self._last_refusal = self._slow(ahead, left)
-        else:
+        numbers = _coarse(ahead), _coarse(left), _coarse(1.0 + self.waiting_tokens)
+        known = self._told.get(numbers)
+        if known is not None:
             self._refusals["queue_slow"].value += 1
-        return self._last_refusal
+            return known
+        if len(self._told) == _KEPT_REFUSALS:
+            self._told.clear()
+        refusal = self._told[numbers] = self._slow(ahead, left)
+        return refusal
 
     def release(self, works: Sequence[Waiting], now: float) -> None:
         """Lets go of works that are over."""
@@ -214,6 +215,10 @@ class Admission:
         self._refusals[reason].value += 1
         seconds = None if retry_after_s is None else max(0.001, retry_after_s)
         return OverloadedError(message, retry_after_s=seconds, reason=reason)
+
+
+def _coarse(number: float) -> int:
+    return round(math.log(number) * _PER_NAT)
 
 
 def _rounded(seconds: float) -> str:

@@ -41,6 +41,13 @@ class CallMetrics:
         )
         self.contexts = gauges(registry, "hiddenstate_stream_contexts", "Contexts that open streams hold.", ()).labels()
         self._open = gauges(registry, "hiddenstate_streams_open", "Bidirectional streams that are open.", method)
+        self.unread = histograms(
+            registry,
+            "hiddenstate_stream_message_unread_seconds",
+            "For how long messages lay unread, of streams whose callers say when they send (sent_at_us).",
+            method,
+            SECONDS,
+        )
         self.of_request = lru_cache(maxsize=None)(self._of_request)
         self.of_stream = lru_cache(maxsize=None)(self._of_stream)
 

@@ -6,8 +6,9 @@ from typing import Any
 from hiddenstate.v1.sentence_encoder_pb2 import StreamedEncodeRequest
 from hiddenstate_server.messages import read_is_bulk, read_truncate
 from hiddenstate_server.repository import Repository
-from hiddenstate_server.sentence_encoder import EncodingWork, SentenceEncoder, is_long
+from hiddenstate_server.sentence_encoder import EncodingWork, SentenceEncoder, count_characters
 from hiddenstate_server.streams import Answer, Answered, Arrived, Lane, deadline_of
+from hiddenstate_server.tokenizer import LONG_TEXT
 
 
 class EncodeRequests:
@@ -37,13 +38,15 @@ class EncodeRequests:
         model = self._repository.sentence_encoder(encode.model, encode.model_version)
         truncate, is_bulk, deadline = read_truncate(encode), read_is_bulk(encode), deadline_of(arrived, self._deadline)
         sentences = encode.sentences
-        refusal = model.refusal(sentences, deadline, is_bulk)
+        characters = count_characters(sentences)
+        refusal = model.refusal(sentences, characters, deadline, is_bulk)
         if refusal is not None:
             answered(arrived, lane, refusal)
-            return None
-        if is_long(sentences):
+        elif characters > LONG_TEXT:
             return _submit_when_ready(model.encoding(sentences, truncate, deadline, is_bulk), model, arrived, answered)
-        _submit(model.encoding_now(sentences, truncate, deadline, is_bulk), model, arrived, answered)
+        else:
+            work = model.encoding_now(sentences, characters, truncate, deadline, is_bulk)
+            _submit(work, model, arrived, answered)
         return None
 
 

@@ -41,6 +41,7 @@ class LanguageModelService(LanguageModelServiceServicer):
         self._settings = settings
         self._running = running
         self._streamed = metrics.of_request("PredictStream")
+        self._unread = metrics.unread.labels("PredictStream")
         self._contexts = metrics.contexts
 
     async def Predict(  # type: ignore[override]  # noqa: N802 - returns the message's bytes
@@ -68,6 +69,7 @@ class LanguageModelService(LanguageModelServiceServicer):
                 metered(requests),
                 running=self._running,
                 series=self._streamed,
+                unread=self._unread,
                 max_pending=self._settings.max_stream_pending,
             ).run()
 

@@ -27,8 +27,10 @@ from hiddenstate_server.wire import EncodingWriter
 _MOST_TOKENS_ON_CPU = 640
 _USUAL_ROWS = 32
 
-# Hardly a text has fewer tokens than its characters divided by this.
-_MOST_CHARACTERS = 8
+# A text is taken to have this part of the tokens that others of its characters had: few have less.
+_CAUTION = 0.8
+# How much of what is known of tokens by characters is the latest request's.
+_LATEST = 0.05
 
 
 class SentenceEncoder:
@@ -56,6 +58,7 @@ class SentenceEncoder:
         self.dimension = runner.spec.dimension
         self.max_seq_length = runner.spec.max_seq_length
         self._tokenizer = tokenizer
+        self._tokens_per_character = 0.0  # as sentences had lately
         self._settings = settings
         self._writer = EncodingWriter(bundle, runner.spec.dimension)
         self._counts = metrics.of_model(bundle.name, bundle.version)
@@ -105,38 +108,45 @@ class SentenceEncoder:
     async def encoding(
         self, sentences: Sequence[str], truncate: bool = True, deadline: float = math.inf, is_bulk: bool = False
     ) -> "EncodingWork":
-        """Does what `encoding_now` does, and lets others go on while long texts become tokens."""
-        if not is_long(sentences):
-            return self.encoding_now(sentences, truncate, deadline, is_bulk)
-        self.scheduler.check(deadline, is_bulk, _least_tokens(sentences))
-        self._check(sentences)
-        started_at = time.perf_counter()
-        tokens = await asyncio.to_thread(self._tokenizer.encode_batch, sentences)
-        self._counts.tokenize.observe(time.perf_counter() - started_at)
-        return self._encoding(tokens, truncate, deadline, is_bulk)
-
-    def refusal(self, sentences: Sequence[str], deadline: float, is_bulk: bool) -> ServingError | None:
-        """Returns why sentences would wait in vain, before anything is done for them; None where they would not.
-
-        It is not to be raised, as others have it too.
-        """
-        return self.scheduler.refusal(deadline, is_bulk, _least_tokens(sentences))
-
-    def encoding_now(
-        self, sentences: Sequence[str], truncate: bool = True, deadline: float = math.inf, is_bulk: bool = False
-    ) -> "EncodingWork":
         """Returns the work of a request, to be submitted; `response` must follow when it is over.
+
+        Others go on while long texts become tokens.
 
         Raises:
             InvalidRequestError: there are no sentences, too many, or one that cannot be encoded.
             OverloadedError: the deadline would pass while it waits.
         """
-        self.scheduler.check(deadline, is_bulk, _least_tokens(sentences))
+        characters = count_characters(sentences)
+        self.scheduler.check(deadline, is_bulk, self._expected_tokens(sentences, characters))
+        if characters <= LONG_TEXT:
+            return self.encoding_now(sentences, characters, truncate, deadline, is_bulk)
+        self._check(sentences)
+        started_at = time.perf_counter()
+        tokens = await asyncio.to_thread(self._tokenizer.encode_batch, sentences)
+        self._counts.tokenize.observe(time.perf_counter() - started_at)
+        return self._encoding(tokens, characters, truncate, deadline, is_bulk)
+
+    def refusal(self, sentences: Sequence[str], characters: int, deadline: float, is_bulk: bool) -> ServingError | None:
+        """Returns why sentences would wait in vain, before anything is done for them; None where they would not.
+
+        It is not to be raised, as others have it too.
+        """
+        return self.scheduler.refusal(deadline, is_bulk, self._expected_tokens(sentences, characters))
+
+    def encoding_now(
+        self, sentences: Sequence[str], characters: int, truncate: bool, deadline: float, is_bulk: bool
+    ) -> "EncodingWork":
+        """Does what `encoding` does with sentences of so few characters that others can wait, and of which it is known
+        that they would not wait in vain.
+
+        Raises:
+            InvalidRequestError: there are no sentences, too many, or one that cannot be encoded.
+        """
         self._check(sentences)
         started_at = time.perf_counter()
         tokens = self._tokenizer.encode_batch(sentences)
         self._counts.tokenize.observe(time.perf_counter() - started_at)
-        return self._encoding(tokens, truncate, deadline, is_bulk)
+        return self._encoding(tokens, characters, truncate, deadline, is_bulk)
 
     def response(self, request: "EncodingWork") -> bytes:
         """Concludes a request and returns it as the bytes of an EncodeResponse."""
@@ -172,12 +182,21 @@ class SentenceEncoder:
             if not sentence or sentence.isspace():
                 raise InvalidRequestError(f"sentences[{position}]: is empty; leave it out")
 
-    def _encoding(self, tokens: list[list[int]], truncate: bool, deadline: float, is_bulk: bool) -> "EncodingWork":
-        marks, longest = self._tokenizer.num_marks, 0
+    def _expected_tokens(self, sentences: Sequence[str], characters: int) -> int:
+        """Returns about how many tokens sentences have, rather fewer than more."""
+        most = len(sentences) * self.max_seq_length
+        return 1 + min(most, int(_CAUTION * self._tokens_per_character * characters))
+
+    def _encoding(
+        self, tokens: list[list[int]], characters: int, truncate: bool, deadline: float, is_bulk: bool
+    ) -> "EncodingWork":
+        marks, longest, count = self._tokenizer.num_marks, 0, 0
         for position, row in enumerate(tokens):
             if len(row) <= marks:
                 raise InvalidRequestError(f"sentences[{position}]: has nothing that the tokenizer knows; leave it out")
             longest = max(longest, len(row))
+            count += len(row)
+        self._tokens_per_character += _LATEST * (count / characters - self._tokens_per_character)
         truncated = self._truncate(tokens, truncate) if longest > self.max_seq_length else 0
         return EncodingWork([Sentence(row, deadline, is_bulk) for row in tokens], truncated)
 
@@ -209,11 +228,6 @@ class EncodingWork:
         return [work.vector for work in self.works]
 
 
-def is_long(sentences: Sequence[str]) -> bool:
-    """Tells whether sentences take so long to become tokens that others should not wait for it."""
-    return sum(map(len, sentences)) > LONG_TEXT
-
-
-def _least_tokens(sentences: Sequence[str]) -> int:
-    """Returns about how many tokens sentences have at least."""
-    return 1 + sum(map(len, sentences)) // _MOST_CHARACTERS
+def count_characters(sentences: Sequence[str]) -> int:
+    """Returns how many characters sentences have together."""
+    return sum(map(len, sentences))

@@ -25,6 +25,7 @@ class SentenceEncoderService(SentenceEncoderServiceServicer):
         self._settings = settings
         self._running = running
         self._streamed = metrics.of_request("EncodeStream")
+        self._unread = metrics.unread.labels("EncodeStream")
 
     async def Encode(  # type: ignore[override]  # noqa: N802 - returns the message's bytes
         self, request: EncodeRequest, context: Context
@@ -44,5 +45,6 @@ class SentenceEncoderService(SentenceEncoderServiceServicer):
             metered(EncodeRequests(self._repository, deadline=read_deadline(context))),
             running=self._running,
             series=self._streamed,
+            unread=self._unread,
             max_pending=self._settings.max_stream_pending,
         ).run()

@@ -22,28 +22,31 @@ from hiddenstate_server.errors import InvalidRequestError, ShuttingDownError
 from hiddenstate_server.interceptor import Context, retry_after_ms, status_of
 from hiddenstate_server.replies import Replies
 from hiddenstate_server.scheduler import Work
+from hiddenstate_server.tallies import Distribution
 from hiddenstate_server.transit import Transit
 from hiddenstate_server.wire import streamed
 
 # Requests of a message that are begun before others on the event loop have their turn.
 _READ_AT_A_TIME = 64
+_KEPT_REFUSALS = 16
 
 
 class Arrived:
     """A request that has been read."""
 
-    __slots__ = ("at", "request", "request_id", "weight", "works")
+    __slots__ = ("at", "read_at", "request", "request_id", "weight", "works")
 
-    def __init__(self, request: Any, request_id: int, weight: int, at: float) -> None:
+    def __init__(self, request: Any, request_id: int, weight: int, at: float, read_at: float) -> None:
         self.request = request
         self.request_id = request_id
         self.weight = weight
         self.at = at  # when it came, of time.monotonic(); what its time limit counts from
+        self.read_at = read_at
         self.works: Sequence[Work] = ()  # what computes its answer
 
 
 def deadline_of(arrived: Arrived, stream_deadline: float) -> float:
-    """Returns when a request is late, of time.monotonic(): its own limit counts from when it was read."""
+    """Returns when a request is late, of time.monotonic(): its own limit counts from when it came."""
     if not arrived.request.HasField("timeout_ms"):
         return stream_deadline
     timeout_ms: int = arrived.request.timeout_ms
@@ -103,16 +106,17 @@ class Stream:
     """One open stream. The call's own task writes, another reads; both end with it."""
 
     __slots__ = (
+        "_asked_at",
         "_closed",
         "_context",
         "_is_at_read",
-        "_last_error",
         "_loop",
         "_max_pending",
         "_method",
         "_news",
         "_pending",
         "_reader",
+        "_refusals",
         "_replies",
         "_room",
         "_running",
@@ -120,6 +124,7 @@ class Stream:
         "_tasks",
         "_transit",
         "_unanswered",
+        "_unread",
     )
 
     def __init__(
@@ -129,6 +134,7 @@ class Stream:
         *,
         running: RunningCalls,
         series: MethodMetrics,
+        unread: Distribution,
         max_pending: int,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -136,6 +142,7 @@ class Stream:
         self._method = method
         self._running = running
         self._series = series
+        self._unread = unread
         self._max_pending = max_pending
         self._pending = 0  # weight of what is read and has no written reply
         self._unanswered: dict[int, Arrived] = {}
@@ -145,8 +152,9 @@ class Stream:
         self._room = asyncio.Event()  # for the reader
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_at_read = False
-        # The refusal that others had too, the name of its status, and its bytes.
-        self._last_error: tuple[Exception | None, str, bytes] = (None, "", b"")
+        self._asked_at = 0.0  # when the reader began to wait for the next message
+        # Refusals that others had too: the names of their statuses, and their bytes.
+        self._refusals: dict[Exception, tuple[str, bytes]] = {}
         self._closed = False
         self._reader = self._spawn(self._read())
         self._reader.add_done_callback(lambda _: self._news.set())
@@ -169,9 +177,11 @@ class Stream:
 
     async def _read(self) -> None:
         while (message := await self._next_message()) is not grpc.aio.EOF:
-            now = time.monotonic()
+            now = came_at = time.monotonic()
             if message.sent_at_us:
-                now -= self._transit.waited_s(message.sent_at_us, now)
+                unread_s = self._transit.unread_s(message.sent_at_us, self._asked_at, now)
+                self._unread.observe(unread_s)
+                came_at -= unread_s
             for count, request in enumerate(message.requests, start=1):
                 if count % _READ_AT_A_TIME == 0:
                     await asyncio.sleep(0)
@@ -179,12 +189,13 @@ class Stream:
                 if self._pending and self._pending + weight > self._max_pending:
                     await self._make_room(weight)
                 self._pending += weight
-                self._take_in(Arrived(request, request.request_id, weight, now))
+                self._take_in(Arrived(request, request.request_id, weight, came_at, now))
 
     async def _next_message(self) -> Any:
         if self._running.draining:
             raise asyncio.CancelledError
         self._is_at_read = True
+        self._asked_at = time.monotonic()
         message = await self._context.read()
         self._is_at_read = False
         return message
@@ -247,22 +258,23 @@ class Stream:
         else:
             code, reply = "OK", streamed(arrived.request_id, answer)
         self._replies.add(reply, arrived.weight)
-        self._series.end(code, time.monotonic() - arrived.at)
+        self._series.end(code, time.monotonic() - arrived.read_at)
         if not self._news.is_set():
             self._news.set()
 
     def _error(self, answer: Exception) -> tuple[str, bytes]:
         """Returns the name of an error's status, and it as the bytes of a RequestError."""
-        error, code, written = self._last_error
-        if answer is error:
-            return code, written
+        known = self._refusals.get(answer)
+        if known is not None:
+            return known
         status, message = status_of(answer)
-        code = status.name
         said = RequestError(code=status.value[0], message=message, retry_after_ms=retry_after_ms(answer))
-        written = said.SerializeToString()
+        told = status.name, said.SerializeToString()
         if answer.__traceback__ is None:  # it was not raised, so it may be told again, and holds nothing
-            self._last_error = answer, code, written
-        return code, written
+            if len(self._refusals) == _KEPT_REFUSALS:
+                self._refusals.clear()
+            self._refusals[answer] = told
+        return told
 
     async def _write(self) -> None:
         while self._pending or not self._reader.done():
@@ -284,7 +296,7 @@ class Stream:
         """Takes what nobody waits for any more out of the model's queue."""
         self._closed = True
         for arrived in self._unanswered.values():
-            self._series.end("CANCELLED", time.monotonic() - arrived.at)
+            self._series.end("CANCELLED", time.monotonic() - arrived.read_at)
             for work in arrived.works:
                 work.abandoned = True
         tasks = tuple(self._tasks)

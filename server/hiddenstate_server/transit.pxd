@@ -4,5 +4,5 @@ cimport cython
 cdef class Transit:
     cdef double _before, _least, _since
 
-    @cython.locals(took=double, passed=double, waited=double)
-    cpdef double waited_s(self, double sent_at_us, double now) except -1
+    @cython.locals(took=double, passed=double, unread=double, waited=double)
+    cpdef double unread_s(self, double sent_at_us, double asked_at, double now) except -1

@@ -9,10 +9,12 @@ seen lately between sending and reading is taken to be the way, and what a messa
 
 import math
 
-# The least is that of the last one to two of these: clocks drift apart by some milliseconds in it.
-_WINDOW_S = 60.0
-# What seems to have lain for longer was not: the caller's clock was set, or stood still while its machine slept.
-_MOST_S = 20.0
+# The least is that of the last one to two of these: clocks drift apart by milliseconds in it.
+_WINDOW_S = 20.0
+# What seems to have lain for longer did not: the caller's clock was set.
+_MOST_S = 10.0
+# Who waited for a message for so long found none that lay there: the event loop is never so late.
+_WAITED_S = 1.0
 
 
 class Transit:
@@ -25,10 +27,11 @@ class Transit:
         self._least = math.inf  # between sending and reading, in this window, in seconds
         self._before = math.inf  # in the one before
 
-    def waited_s(self, sent_at_us: float, now: float) -> float:
+    def unread_s(self, sent_at_us: float, asked_at: float, now: float) -> float:
         """Returns for how long a message lay unread that is read at `now`, of time.monotonic(), in seconds.
 
-        `sent_at_us` is of the caller's clock, which runs evenly.
+        `sent_at_us` is of the caller's clock; `asked_at` is when the server began to wait for the message. A clock that
+        stood still, as in a machine that was stopped, stood still while nothing came from there.
         """
         took = now - sent_at_us / 1e6
         passed = now - self._since
@@ -36,8 +39,8 @@ class Transit:
             self._before = self._least if passed < 2 * _WINDOW_S else math.inf
             self._least, self._since = took, now
         self._least = min(self._least, took)
-        waited = took - min(self._least, self._before)
-        if waited > _MOST_S:
+        unread, waited = took - min(self._least, self._before), now - asked_at
+        if unread > _MOST_S or (waited >= _WAITED_S and waited >= unread):
             self._least, self._before, self._since = took, math.inf, now
             return 0.0
-        return waited
+        return unread

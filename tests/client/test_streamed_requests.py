@@ -92,13 +92,19 @@ def test_sealed_requests_that_are_joined_are_one_message(requests: list[tuple[st
         meant.requests.append(StreamedEncodeRequest(request_id=request_id, encode=encode, timeout_ms=1501))
         sealed.append(ENCODINGS.seal(encoding([sentence], **options), request_id, 1.5))
     meant.sent_at_us = 1_234_567_890_123
-    assert EncodeStreamRequest.FromString(ENCODINGS.join(sealed, 1_234_567_890_123_999)) == meant
+    assert EncodeStreamRequest.FromString(ENCODINGS.join(sealed, 1_234_567_890_123, 2**18)) == meant
 
 
-def test_a_large_request_is_sent_as_it_is() -> None:
-    sealed = PREDICTIONS.seal(prediction("a" * 2**17, **NO_OPTIONS), 1, None)
-    assert PREDICTIONS.join([sealed], 5_000) is sealed
-    assert PredictStreamRequest.FromString(PREDICTIONS.join([sealed, sealed], 5_000)).sent_at_us == 5
+@pytest.mark.parametrize("now_us", [1, 2**64 - 1])
+def test_a_message_is_never_larger_than_it_may_be_and_tells_its_time_where_that_fits(now_us: int) -> None:
+    sealed = [PREDICTIONS.seal(prediction("a" * 100, **NO_OPTIONS), number, None) for number in range(3)]
+    size = sum(map(len, sealed))
+    for most_bytes in range(size, size + 30):
+        message = PREDICTIONS.join(sealed, now_us, most_bytes)
+        assert len(message) <= most_bytes
+        read = PredictStreamRequest.FromString(message)
+        assert len(read.requests) == 3
+        assert read.sent_at_us == (now_us if most_bytes >= size + 11 else 0)
 
 
 @pytest.mark.parametrize(

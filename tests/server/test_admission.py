@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -221,12 +222,31 @@ def test_refusals_that_read_about_alike_are_one_and_all_are_counted() -> None:
     first = admission.refusal(4.0, 0.0, False)
     assert first is not None
     assert first.__traceback__ is None
-    assert admission.refusal(4.0, 0.01, False, 20) is first
-    assert admission.refusal(4.1, 0.0, False) is first
+    assert admission.refusal(4.02, 0.01, False, 2) is first
     assert admission.refusal(5.0, 0.0, False) is not first
-    longer = admission.refusal(5.0, 0.0, False, 200)
-    assert "about 12 s of work, and this request has 5 s" in str(longer)
+    assert admission.refusal(4.0, 0.0, False) is first  # several are remembered
+    assert "about 12 s of work, and this request has 5 s" in str(admission.refusal(5.0, 0.0, False, 200))
     assert refusals["queue_slow"].value == 5
+
+
+@given(st.lists(st.tuples(st.floats(0.001, 10), st.integers(1, 5000), st.integers(0, 5000)), max_size=80))
+def test_a_refusal_never_tells_numbers_that_are_far_off(asked: list[tuple[float, int, int]]) -> None:
+    admission = busy(tokens=1000, tokens_per_s=100.0)
+    for left, size, more in asked:
+        if more:
+            admission.admit([Waiting(more)], 0.0)
+        refusal = admission.refusal(left, 0.0, False, size)
+        if refusal is None:
+            continue
+        number = r"([\d.e,+-]+)"
+        told = re.match(rf"the queue holds {number} tokens, about {number} s of .* has {number} s:", str(refusal))
+        assert told
+        tokens, ahead, has = (float(each.replace(",", "")) for each in told.groups())
+        assert tokens == pytest.approx(admission.waiting_tokens, rel=0.06)
+        assert ahead == pytest.approx(admission.wait_s(admission.waiting_tokens + size), rel=0.12)
+        assert has == pytest.approx(left, rel=0.12)
+        assert isinstance(refusal, OverloadedError)
+        assert refusal.retry_after_s is not None
 
 
 def test_several_works_have_the_earliest_deadline_of_them() -> None:

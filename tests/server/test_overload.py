@@ -16,6 +16,7 @@ from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
 from hiddenstate.v1.usage_pb2 import RequestError
 from hiddenstate_server.inference.open_inference_pb2 import ServerReadyRequest
 from hiddenstate_server.language_model import LanguageModel
+from hiddenstate_server.sentence_encoder import SentenceEncoder
 from serving import WAIT_S, Gate, Wire, failure, held, serving, until
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -39,7 +40,7 @@ async def refused_on_a_stream(wire: Wire, predict: PredictRequest) -> RequestErr
 
 
 @contextmanager
-def seen_to_take(model: LanguageModel, seconds_per_token: float) -> Iterator[None]:
+def seen_to_take(model: LanguageModel | SentenceEncoder, seconds_per_token: float) -> Iterator[None]:
     """Makes a model's queue look as if it had been seen at that speed."""
     admission = model.scheduler._admission
     admission._seconds, admission._tokens = seconds_per_token, 1.0
@@ -111,6 +112,24 @@ async def test_requests_of_a_stream_that_would_wait_in_vain_cost_no_more_than_th
         await call.write(PredictStreamRequest(requests=[StreamedPredictRequest(request_id=9, predict=predict)]))
         assert (await call.read()).responses[0].response.candidates
         call.cancel()
+
+
+async def test_a_long_text_counts_for_no_more_than_what_is_read_of_it(models_dir: Path) -> None:
+    text, long = " ".join(["word"] * 64), " ".join(["word"] * 100_000)
+    async with serving(models_dir, runners=1, max_batch=1) as wire:
+        model = wire.server.repository.sentence_encoder()
+        for _ in range(100):  # by now it is known how many tokens so many characters have
+            await wire.sentence_encoder.Encode(EncodeRequest(sentences=[text]))
+        with held(model) as gate, seen_to_take(model, seconds_per_token=0.1):
+            running = wire.sentence_encoder.Encode(EncodeRequest(sentences=["word"]))
+            await gate.reached()
+            refused = await failure(wire.sentence_encoder.Encode(EncodeRequest(sentences=[long]), timeout=9))
+            taken = wire.sentence_encoder.Encode(EncodeRequest(sentences=[long]), timeout=60)
+            await until(lambda: model.scheduler.waiting_requests == 2)
+        assert refused.code() is EXHAUSTED
+        assert "about 6.6 s of work, and this request has 9 s" in (refused.details() or "")
+        assert (await taken).truncated == 1
+        await running
 
 
 async def test_what_will_never_fit_has_no_time_to_come_again(models_dir: Path) -> None:

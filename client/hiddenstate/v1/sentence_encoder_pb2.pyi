@@ -119,9 +119,10 @@ class EncodeStreamRequest(google.protobuf.message.Message):
     REQUESTS_FIELD_NUMBER: builtins.int
     SENT_AT_US_FIELD_NUMBER: builtins.int
     sent_at_us: builtins.int
-    """When the message was sent, in microseconds of a clock of the caller's that runs evenly, whatever it counts from; 0
-    tells nothing. What it takes longer to be read than the quickest message of its stream lately counts towards the time
-    limits of its requests: what lay unread while the server had too much to do is not computed for those who left.
+    """When the message was sent, in microseconds of a clock of the caller's that runs evenly and also while its machine
+    sleeps, whatever it counts from; 0 tells nothing. What the message takes longer to be read than the quickest one of
+    its stream lately, up to 10 s, counts towards the time limits of its requests: what lay unread while the server had
+    too much to do is not computed for those who left.
     """
     @property
     def requests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___StreamedEncodeRequest]:
