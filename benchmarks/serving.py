@@ -42,6 +42,7 @@ from hiddenstate_server.engine_build import engine
     help="File with the outcomes of other cases to go on with.",
 )
 @click.option("--write", type=click.Path(path_type=Path), metavar="PAGE", help="Page to put the results into.")
+@click.option("--label", default="", help="What the results are called beside others of the same variant.")
 @click.option("--picture", "image", type=click.Path(path_type=Path), metavar="PNG", help="Where to draw them.")
 def main(
     cases: tuple[str, ...],
@@ -56,6 +57,7 @@ def main(
     profile: Path | None,
     keep: Path | None,
     write: Path | None,
+    label: str,
     image: Path | None,
 ) -> None:
     """Measure CASES, all of them if none is named. Installs its peers into .venv-bench the first time."""
@@ -80,7 +82,7 @@ def main(
     found = [outcomes[name] for name in CASES if name in outcomes]
     rows, aims = [row for each in found for row in each.rows], [aim for each in found for aim in each.aims]
     if write:
-        _write(write, rows, aims, bench)
+        _write(write, rows, aims, bench, label)
     if image:
         picture(rows, aims, _title(bench), image)
 
@@ -94,11 +96,12 @@ def _run(bench: Bench, cases: Sequence[str], by_thread: bool) -> dict[str, Outco
     return outcomes
 
 
-def _write(page: Path, rows: Sequence[Row], aims: Sequence[Aim], bench: Bench) -> None:
-    image = page.with_name(f"serving-{bench.variant}.png")
+def _write(page: Path, rows: Sequence[Row], aims: Sequence[Aim], bench: Bench, label: str) -> None:
+    names = [bench.variant, label] if label else [bench.variant]
+    image = page.with_name(f"serving-{'-'.join(names)}.png")
     how = f"{bench.rounds} rounds of {bench.seconds:g} s, seed {bench.seed}"
     picture(rows, aims, _title(bench), image)
-    text = f"""## Serving, {bench.variant}
+    text = f"""## Serving, {", ".join(names)}
 
 `python -m benchmarks.serving --variant {bench.variant}`: {how}.
 Contenders in turn, medians over the rounds. {machine()}; servers and load share these cores. {versions()}, the
@@ -110,7 +113,7 @@ server {engine()}.
 
 {table(rows)}
 """
-    replace_section(page, f"serving {bench.variant}", text)
+    replace_section(page, f"serving {' '.join(names)}", text)
 
 
 def _title(bench: Bench) -> str:

@@ -75,6 +75,12 @@ ROWS: dict[str, Sequence[Panel]] = {
                 (f"sum(hiddenstate_stream_contexts{{{_OF_SERVER}}})", "contexts held"),
             ],
         ),
+        Panel(
+            "Messages of streams, unread (p99)",
+            "s",
+            [(quantile(0.99, "stream_message_unread_seconds", "method", _OF_SERVER), "{{method}}")],
+            "How late the event loop comes to what has arrived, where callers say when they send.",
+        ),
     ),
     "Batches": (
         Panel(
