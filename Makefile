@@ -16,6 +16,8 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 # What tests the modules that are compiled, in less than a minute: not what loads and watches models.
 NEAR_THE_ENGINE = $(filter-out %/test_quarantine.py %/test_schema.py tests/server/test_repository%,$(wildcard tests/server/test_*.py))
+# Tests mostly wait: for servers, and for what shall not happen. Those of one file stay together.
+IN_TWO = --numprocesses 2 --dist loadfile
 CAN_SERVE := $(VENV)/.can-serve
 CAN_TEST := $(VENV)/.can-test
 
@@ -36,11 +38,11 @@ serve: $(CAN_SERVE) compile ## Serve the shipped models; HIDDENSTATE_LISTEN and 
 
 .PHONY: test
 test: $(CAN_TEST) compile ## Run the tests.
-	@HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest $(ARGS)
+	@HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest $(IN_TWO) $(ARGS)
 
 .PHONY: interpreted
 interpreted: $(CAN_TEST) ## Run the tests of the modules that are compiled once more, from their sources.
-	@HIDDENSTATE_INTERPRETED=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest $(or $(ARGS),$(NEAR_THE_ENGINE))
+	@HIDDENSTATE_INTERPRETED=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest $(IN_TWO) $(or $(ARGS),$(NEAR_THE_ENGINE))
 
 .PHONY: compile
 compile: $(CAN_SERVE) ## Compile what has changed of the server; HIDDENSTATE_COMPILE=0 removes what was compiled.

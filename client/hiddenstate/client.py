@@ -16,6 +16,7 @@ from hiddenstate.connection import (
 from hiddenstate.credentials import check_api_key, check_credentials, with_api_key
 from hiddenstate.encoding import at_least_one, encode_calls, stack
 from hiddenstate.endpoints import DEFAULT_ADDRESS
+from hiddenstate.exits import close_at_exit
 from hiddenstate.forks import begin_anew_in_forks, leave_behind
 from hiddenstate.generation import Generation
 from hiddenstate.predict_stream import PredictStream
@@ -83,6 +84,7 @@ class Client:
         self._api_key = check_api_key(api_key)
         self._connect()
         begin_anew_in_forks(self)
+        close_at_exit(self)
 
     def begin_anew(self) -> None:
         """Makes another connection. For forked processes: the threads that served the old one stayed in the parent."""

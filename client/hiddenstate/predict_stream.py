@@ -339,7 +339,10 @@ class AsyncContext:
 
 def _check_open(*, closed: bool) -> None:
     if closed:
-        raise InvalidRequestError("this context is closed; begin another with stream.context()")
+        raise InvalidRequestError(
+            "this context is closed, as it also is once a reply did not come in time, since nobody knows then what it "
+            "holds; begin another with stream.context() and send it the text so far"
+        )
 
 
 def _pause(retries: Retries, failure: StreamEndedError | HiddenstateError, clock: Clock) -> float:

@@ -108,8 +108,8 @@ class Admission:
             raise DeadlineError(_LATE)
         if size > self._max_waiting_tokens:
             raise self._refused(
-                f"this request has {size:,} tokens, the queue takes {self._max_waiting_tokens:,}; "
-                "send it in smaller parts",
+                f"this request has {size:,} tokens, the queue takes {self._max_waiting_tokens:,} "
+                "(--max-waiting-tokens); send it in smaller parts",
                 None,
                 "too_large",
             )
