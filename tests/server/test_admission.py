@@ -88,7 +88,9 @@ def test_works_that_come_together_are_taken_all_or_none() -> None:
 
 def test_what_could_never_wait_is_refused_without_a_hint_to_come_again() -> None:
     admission = Admission(max_waiting_tokens=100, full_batch=2)
-    with pytest.raises(OverloadedError, match=r"101 tokens, .* takes 100 \(--max-waiting-tokens\); send it in smaller parts") as refused:
+    with pytest.raises(
+        OverloadedError, match=r"101 tokens, .* takes 100 \(--max-waiting-tokens\); send it in smaller parts"
+    ) as refused:
         admission.admit([Waiting(101)], 0.0)
     assert refused.value.retry_after_s is None
 
