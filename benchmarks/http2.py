@@ -22,7 +22,6 @@ class Http2Connection(asyncio.Protocol):
     """A connection. What becomes of its calls is told to the methods that a class of its own overrides."""
 
     def __init__(self) -> None:
-        self.closed = asyncio.get_running_loop().create_future()
         self.window = FIRST_WINDOW  # bytes of DATA that the server takes now
         self.stream_window = FIRST_WINDOW  # those that it takes of a new call
         self._rest = b""  # of a frame that has not come as a whole
@@ -33,8 +32,8 @@ class Http2Connection(asyncio.Protocol):
         """Takes a frame of a call, and returns what is to be sent back."""
         raise NotImplementedError
 
-    def widened(self, stream: int, more: int) -> bytes:
-        """Hears that the server takes more bytes, of the call or (stream 0) in all; returns what is sent now."""
+    def widened(self, stream: int, more: int) -> None:
+        """Hears that the server takes more bytes, of the call or (stream 0) in all."""
         raise NotImplementedError
 
     def write(self, frames: bytes) -> None:
@@ -46,10 +45,6 @@ class Http2Connection(asyncio.Protocol):
         settings = struct.pack(">HLHL", 0x1, 0, _INITIAL_WINDOW, _LARGEST_WINDOW)  # no table of headers
         more = struct.pack(">L", _LARGEST_WINDOW - FIRST_WINDOW)
         self.write(_PREFACE + frame(_SETTINGS, 0, 0, settings) + frame(_WINDOW_UPDATE, 0, 0, more))
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self.closed.done():
-            self.closed.set_result(error)
 
     def data_received(self, data: bytes) -> None:
         if self._rest:
@@ -71,24 +66,24 @@ class Http2Connection(asyncio.Protocol):
             out = self.frame_received(kind, flags, stream, body)
             return out + self._widen(stream, len(body)) if kind == DATA else out
         if kind == _SETTINGS and not flags & _ACK:
-            return frame(_SETTINGS, _ACK, 0, b"") + self._set(body)
+            self._set(body)
+            return frame(_SETTINGS, _ACK, 0, b"")
         if kind == _PING and not flags & _ACK:
             return frame(_PING, _ACK, 0, body)
         if kind == _WINDOW_UPDATE:
             more = int.from_bytes(body, "big")
             if not stream:
                 self.window += more
-            return self.widened(stream, more)
+            self.widened(stream, more)
         if kind == _GOAWAY:
             raise ConnectionError(f"the server ended the connection: {body[8:]!r}")
         return b""
 
-    def _set(self, settings: bytes) -> bytes:
+    def _set(self, settings: bytes) -> None:
         for name, value in struct.iter_unpack(">HL", settings):
             if name == _INITIAL_WINDOW:
                 more, self.stream_window = value - self.stream_window, value
-                return self.widened(-1, more)
-        return b""
+                self.widened(-1, more)
 
     def _widen(self, stream: int, taken: int) -> bytes:
         """Lets the server send more before it comes to the end of what it may, with one long call or with many."""

@@ -9,21 +9,11 @@ import collections
 import time
 from collections.abc import Iterator, Sequence
 
-from benchmarks.http2 import (
-    DATA,
-    END_HEADERS,
-    END_STREAM,
-    HEADERS,
-    RESET,
-    Http2Connection,
-    frame,
-    grpc_message,
-    request_headers,
-)
+from benchmarks import http2
 from benchmarks.samples import Samples
 
 
-class Http2Load(Http2Connection):
+class Http2Load(http2.Http2Connection):
     """One connection. Calls go to one method, with the payloads in turn; without payloads no more are begun."""
 
     def __init__(self, method: str, payloads: Iterator[bytes], timeout_s: float | None = None) -> None:
@@ -31,8 +21,8 @@ class Http2Load(Http2Connection):
         self.samples = Samples()
         self.refused = Samples()
         self.used_up = asyncio.get_running_loop().create_future()
-        self._headers = request_headers(method, timeout_s)
-        self._bodies = map(grpc_message, payloads)
+        self._headers = http2.request_headers(method, timeout_s)
+        self._bodies = map(http2.grpc_message, payloads)
         self._next_stream = 1
         self._begun: dict[int, float] = {}
         self._held: collections.deque[tuple[float, bytes]] = collections.deque()  # what it did not take: due, body
@@ -55,16 +45,15 @@ class Http2Load(Http2Connection):
 
     def frame_received(self, kind: int, flags: int, stream: int, body: bytes) -> bytes:
         """Takes a frame and returns the next call where one has ended."""
-        if kind == DATA:
+        if kind == http2.DATA:
             self._answered.add(stream)
-        return self._end(stream) if kind == RESET or flags & END_STREAM else b""
+        return self._end(stream) if kind == http2.RESET or flags & http2.END_STREAM else b""
 
-    def widened(self, stream: int, more: int) -> bytes:
+    def widened(self, stream: int, more: int) -> None:
         """Begins calls that were held."""
-        if stream:
-            return b""
-        held, self._held = self._held, collections.deque()
-        return b"".join([self._call(due, body) for due, body in held])
+        if not stream:
+            held, self._held = self._held, collections.deque()
+            self.write(b"".join([self._call(due, body) for due, body in held]))
 
     def _end(self, stream: int) -> bytes:
         begun = self._begun.pop(stream, None)
@@ -94,4 +83,6 @@ class Http2Load(Http2Connection):
         self.window -= len(body)
         stream, self._next_stream = self._next_stream, self._next_stream + 2
         self._begun[stream] = due
-        return frame(HEADERS, END_HEADERS, stream, self._headers) + frame(DATA, END_STREAM, stream, body)
+        return http2.frame(http2.HEADERS, http2.END_HEADERS, stream, self._headers) + http2.frame(
+            http2.DATA, http2.END_STREAM, stream, body
+        )

@@ -3,29 +3,19 @@
 import asyncio
 import struct
 
-from benchmarks.http2 import (
-    DATA,
-    END_HEADERS,
-    END_STREAM,
-    HEADERS,
-    RESET,
-    Http2Connection,
-    frame,
-    grpc_message,
-    request_headers,
-)
+from benchmarks import http2
 
 _STREAM = 1
 _MOST_DATA = 16_384  # bytes of a frame that every server takes
 
 
-class Http2Stream(Http2Connection):
+class Http2Stream(http2.Http2Connection):
     """A call. `ended` is done when the server ends it, with the reason if that is known."""
 
     def __init__(self, method: str) -> None:
         super().__init__()
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._headers = request_headers(method)
+        self._headers = http2.request_headers(method)
         self._left = 0  # bytes that the server takes of this call now
         self._unsent = b""  # messages that have been begun, and how much of them has left
         self._sent = 0
@@ -46,39 +36,37 @@ class Http2Stream(Http2Connection):
 
     def send(self, message: bytes) -> None:
         """Sends a message."""
-        self._unsent, self._sent = self._unsent[self._sent :] + grpc_message(message), 0
+        self._unsent, self._sent = self._unsent[self._sent :] + http2.grpc_message(message), 0
         self.write(self._send())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._left = self.stream_window
-        self.write(frame(HEADERS, END_HEADERS, _STREAM, self._headers))
+        self.write(http2.frame(http2.HEADERS, http2.END_HEADERS, _STREAM, self._headers))
 
     def connection_lost(self, error: Exception | None) -> None:
-        super().connection_lost(error)
         self._end(f"the connection was lost: {error!r}")
 
     def frame_received(self, kind: int, flags: int, stream: int, body: bytes) -> bytes:
         """Takes a frame of the call."""
-        if kind == DATA:
+        if kind == http2.DATA:
             self._take(body)
-        if kind == RESET or flags & END_STREAM:
+        if kind == http2.RESET or flags & http2.END_STREAM:
             self._end("the server ended it")
         return b""
 
-    def widened(self, stream: int, more: int) -> bytes:
+    def widened(self, stream: int, more: int) -> None:
         """Sends what had to wait."""
         if stream:
             self._left += more
         self.write(self._send())  # before what all_sent sends
         if not self._unsent:
             self.all_sent()
-        return b""
 
     def _send(self) -> bytes:
         out = []
         while size := max(0, min(len(self._unsent) - self._sent, self._left, self.window, _MOST_DATA)):
-            out.append(frame(DATA, 0, _STREAM, self._unsent[self._sent : self._sent + size]))
+            out.append(http2.frame(http2.DATA, 0, _STREAM, self._unsent[self._sent : self._sent + size]))
             self._sent += size
             self._left -= size
             self.window -= size

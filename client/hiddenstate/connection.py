@@ -99,10 +99,10 @@ class Connection:
         """
         wanted = self._timeout_s if timeout_s is None else timeout_s
         try:
-            if wanted is None or 0 < wanted <= _ENDLESS_S:
-                return None if wanted is None else float(wanted)
-            if wanted > _ENDLESS_S:
-                return None  # gRPC's clock would overflow: infinity was a deadline that had passed
+            if wanted is None or wanted > _ENDLESS_S:  # gRPC's clock would overflow: infinity was a deadline passed
+                return None
+            if wanted > 0:
+                return float(wanted)
         except (TypeError, ValueError):  # it cannot be compared
             pass
         raise InvalidRequestError(refusal("timeout_s", wanted))
