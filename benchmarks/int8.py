@@ -114,13 +114,14 @@ def _language_model(paths: Mapping[str, Path], threads: int, seed: int) -> Run:
             "state": state[:batch_size],
         }
         outputs, _ = recurrent.run(["outputs", "next_state"], feed)
-        log_probs: NDArray[np.float32] = head.run(None, _question(outputs[:, -1]))[0]
+        log_probs: NDArray[np.float32] = head.run(None, question(outputs[:, -1]))[0]
         return log_probs
 
     return run
 
 
-def _question(hidden: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+def question(hidden: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Returns what a head is fed with to answer the likeliest words after `hidden` [batch, output_size]."""
     zeros = np.zeros(len(hidden), np.int64)
     return {
         "hidden": hidden,

@@ -11,7 +11,7 @@ cdef class Iteration:
     cpdef list run(self, batch)
     @cython.locals(sequence=Sequence, chunk=Py_ssize_t, row=Py_ssize_t, size=Py_ssize_t)
     cdef _recur(self, list batch)
-    @cython.locals(sequence=Sequence, rows=Py_ssize_t, k=Py_ssize_t, ones=Py_ssize_t)
+    @cython.locals(sequence=Sequence, rows=Py_ssize_t, k=Py_ssize_t, ones=Py_ssize_t, has_targets=cython.bint)
     cdef _ask(self, batch, list asks, outputs)
     @cython.locals(sequence=Sequence)
     cdef _ranks(self, batch, list asks)

@@ -6,6 +6,7 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 from numpy.typing import NDArray
 
+from hiddenstate_server.binding import Outputs
 from hiddenstate_server.head_output import HeadOutput
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.runner import LanguageModelRunner
@@ -45,7 +46,7 @@ class Iteration:
             row += rows
         return news
 
-    def _recur(self, batch: list[Sequence]) -> Floats:
+    def _recur(self, batch: list[Sequence]) -> Outputs:
         """Returns the outputs [batch, chunk, output_size] of the sequences that consume something."""
         started_at, chunk = time.perf_counter(), batch[0].chunk
         tokens, states = [], []
@@ -61,23 +62,23 @@ class Iteration:
         self._recurrent.run(rows=len(batch), tokens=consumed, padded_tokens=consumed, seconds=seconds)
         return outputs
 
-    def _ask(self, batch: SequenceOf[Sequence], asks: list[int], outputs: Floats | None) -> HeadOutput:
+    def _ask(self, batch: SequenceOf[Sequence], asks: list[int], outputs: Outputs | None) -> HeadOutput:
         started_at = time.perf_counter()
-        targets: list[int] = []  # [rows]
-        k, ones = 1, 0
+        k, ones, has_targets = 1, 0, False
         for sequence, rows in zip(batch, asks, strict=True):
             ones += rows == 1
             if rows:
-                targets += sequence.head_targets()
                 k = max(k, sequence.k)
+                has_targets = has_targets or sequence.has_targets
+        hidden: Outputs | Floats
         if outputs is not None and len(outputs) == len(batch) == ones:
-            hidden = outputs[:, -1]  # each asks for what follows its last token: no row has to be looked for
+            hidden = outputs.last()  # each asks for what follows its last token: no row has to be looked for
         else:
             hidden = _hidden(batch, asks, outputs, self._runner)
         answer = self._runner.head(
             hidden,
             k=min(self._vocab_size, k),
-            targets=np.array(targets, dtype=np.int64),
+            targets=_targets(batch, asks) if has_targets else None,
             ranks=self._ranks(batch, asks),
         )
         asked, seconds = len(hidden), time.perf_counter() - started_at
@@ -97,8 +98,17 @@ class Iteration:
         )  # [rows, 2]
 
 
+def _targets(batch: SequenceOf[Sequence], asks: list[int]) -> Ids:
+    """Returns a target for each row that is asked for [rows]."""
+    targets: list[int] = []
+    for sequence, rows in zip(batch, asks, strict=True):
+        if rows:
+            targets += sequence.head_targets()
+    return np.array(targets, dtype=np.int64)
+
+
 def _hidden(
-    batch: SequenceOf[Sequence], asks: list[int], outputs: Floats | None, runner: LanguageModelRunner
+    batch: SequenceOf[Sequence], asks: list[int], outputs: Outputs | None, runner: LanguageModelRunner
 ) -> Floats:
     """Returns the last outputs of those that ask [rows, output_size]; the state holds the very last."""
     spec, found, at = runner.spec, [], 0
@@ -106,7 +116,7 @@ def _hidden(
         if sequence.chunk:
             assert outputs is not None
             if rows:
-                found.append(outputs[at, -rows:])
+                found.append(outputs.array()[at, -rows:])
             at += 1
         elif rows:
             state = np.frombuffer(sequence.state, dtype=np.float32)[np.newaxis]

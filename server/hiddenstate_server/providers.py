@@ -22,6 +22,11 @@ class Provider:
     name: str  # as ONNX Runtime calls it
     reason: str
 
+    @property
+    def device(self) -> str:
+        """Returns what ONNX Runtime calls the memory that it computes in."""
+        return "cpu" if self.name == CPU else "cuda"
+
 
 def choose_provider(wanted: ProviderName, probe: Path) -> Provider:
     """Chooses the provider: the wanted one, or with `auto` CUDA where it works and else the CPU.

@@ -1,11 +1,13 @@
 """Runs the graphs of a bundle: arrays in, arrays out. Runner threads may share one."""
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hiddenstate_server.binding import BoundLanguageModel, Outputs
 from hiddenstate_server.bundle import Bundle, LanguageModelSpec, SentenceEncoderSpec, StateBound, VariantName
 from hiddenstate_server.errors import BundleError
 from hiddenstate_server.head_output import HeadOutput
@@ -33,54 +35,56 @@ class LanguageModelRunner:
         graphs = bundle.variants[variant].graphs
         self._recurrent = make_session(folder / graphs["recurrent"], provider, threads)
         self._head = make_session(folder / graphs["head"], provider, threads)
+        self._device = provider.device
+        self._bound = threading.local()  # a BoundLanguageModel for each thread
         _check_run(folder, self._warm_up)
 
-    def recur(self, tokens: Ids, state: Floats) -> tuple[Floats, Floats]:
+    def recur(self, tokens: Ids, state: Floats) -> tuple[Outputs, Floats]:
         """Consumes tokens [batch, seq] from states [batch, state_size].
 
-        Returns outputs [batch, seq, output_size] and the next states [batch, state_size].
+        Returns outputs [batch, seq, output_size] and the next states [batch, state_size]. Both are good until this
+        thread calls again.
         """
-        batch_size, seq_len = tokens.shape
-        lengths = np.full(batch_size, seq_len, dtype=np.int32)
-        feed = {"tokens": tokens, "lengths": lengths, "state": state}
-        outputs, next_state = self._recurrent.run(["outputs", "next_state"], feed)
-        return outputs, next_state
+        return self._bound_here().recur(tokens, state)
 
-    def head(self, hidden: Floats, *, k: int, targets: Ids, ranks: Ids | None) -> HeadOutput:
+    def head(self, hidden: Outputs | Floats, *, k: int, targets: Ids | None, ranks: Ids | None) -> HeadOutput:
         """Answers the k best of each row and the log probability of its target.
 
         Args:
-            hidden: [rows, output_size]
-            targets: [rows] token ids
+            hidden: [rows, output_size], or the outputs of one token each
+            targets: [rows] token ids; None where nobody looks at their log probabilities
             ranks: [rows, 2] low and high rank of the words that may be candidates; None lets all be.
         """
-        rows = ranks if ranks is not None else np.zeros((len(hidden), 2), dtype=np.int64)
-        feed = {
-            "hidden": hidden,
-            "k": np.array([k], dtype=np.int64),
-            "targets": targets,
-            "restrict": np.array(ranks is not None),
-            "rank_low": np.ascontiguousarray(rows[:, 0]),
-            "rank_high": np.ascontiguousarray(rows[:, 1]),
-        }
-        return HeadOutput(*self._head.run(["top_log_probs", "top_ids", "target_log_probs"], feed))
+        return self._bound_here().head(hidden, k=k, targets=targets, ranks=ranks)
 
     def trial(self, batch_size: int) -> Sequence[Floats]:
         """Takes contexts one token further and asks for the next words: the step that most requests consist of."""
         tokens = _draw_tokens(self._vocab_size, batch_size, 1)
-        state = np.zeros((batch_size, self.spec.state_size), dtype=np.float32)
-        outputs, next_state = self.recur(tokens, state)
-        head = self.head(outputs[:, -1], k=min(5, self._vocab_size), targets=tokens[:, 0], ranks=None)
-        return outputs, next_state, head.target_log_probs
+        outputs, next_state = self.recur(tokens, np.zeros((batch_size, self.spec.state_size), dtype=np.float32))
+        head = self.head(outputs, k=min(5, self._vocab_size), targets=tokens[:, 0].copy(), ranks=None)
+        return outputs.array(), next_state.copy(), head.target_log_probs
+
+    def _bound_here(self) -> BoundLanguageModel:
+        try:
+            bound: BoundLanguageModel = self._bound.model
+        except AttributeError:
+            bound = self._bound.model = BoundLanguageModel(
+                self._recurrent, self._head, self._device, state_size=self.spec.state_size
+            )
+        return bound
 
     def _warm_up(self) -> None:
+        """Runs each graph without memory of its own first: what a graph puts out is not known to be what is due."""
         tokens = np.zeros((2, 3), dtype=np.int64)
-        outputs, next_state = self.recur(tokens, np.zeros((2, self.spec.state_size), dtype=np.float32))
+        state = np.zeros((2, self.spec.state_size), dtype=np.float32)
+        feed = {"tokens": tokens, "lengths": np.full(2, 3, dtype=np.int32), "state": state}
+        outputs, next_state = self._recurrent.run(["outputs", "next_state"], feed)
         _check_floats("outputs", outputs, (2, 3, self.spec.output_size))
         _check_floats("next_state", next_state, (2, self.spec.state_size))
+        self.recur(tokens, state)
         k = min(3, self._vocab_size)
         for ranks in (None, np.array([[0, 1], [0, self._vocab_size]], dtype=np.int64)):
-            output = self.head(outputs[:, -1], k=k, targets=np.zeros(2, dtype=np.int64), ranks=ranks)
+            output = self.head(outputs[:, -1], k=k, targets=None, ranks=ranks)
             _check_floats("top_log_probs", output.top_log_probs, (2, k))
             _check_shape("top_ids", output.top_ids, (2, k))
             _check_floats("target_log_probs", output.target_log_probs, (2,))

@@ -5,7 +5,7 @@ from hiddenstate_server.scheduler cimport Work
 
 cdef class Sequence(Work):
     cdef public Py_ssize_t chunk, computed, k, length, position
-    cdef public bint keep_states
+    cdef public bint has_targets, keep_states
     cdef public bytes state
     cdef public object tokens, ranks
     cdef public list states

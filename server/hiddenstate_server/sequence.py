@@ -32,7 +32,19 @@ _ANY_TARGET = (0,)
 class Sequence(Work):
     """A context that is being computed."""
 
-    __slots__ = ("chunk", "computed", "k", "keep_states", "length", "position", "ranks", "state", "states", "tokens")
+    __slots__ = (
+        "chunk",
+        "computed",
+        "has_targets",
+        "k",
+        "keep_states",
+        "length",
+        "position",
+        "ranks",
+        "state",
+        "states",
+        "tokens",
+    )
 
     def __init__(
         self,
@@ -51,6 +63,7 @@ class Sequence(Work):
         self.computed = 0  # tokens consumed so far
         self.k = 0  # candidates that it asks the head for
         self.ranks: tuple[int, int] | None = None  # of the words that may be candidates
+        self.has_targets = False  # whether it looks at log probabilities of targets
         self.keep_states = False
         self.states: list[tuple[int, bytes]] | None = None  # (position, state) of the way
 
@@ -144,6 +157,7 @@ class Scoring(Sequence):
         is_bulk: bool = False,
     ) -> None:
         Sequence.__init__(self, size, tokens, state, deadline, is_bulk)
+        self.has_targets = True
         self.targets = targets
         self.log_probs: list[Floats] = []
         self.scored = 0
