@@ -5,7 +5,7 @@ HiddenstateError              a call failed; `code` is its grpc.StatusCode (this
 |- ModelNotFoundError         NOT_FOUND            the server has no model of that name, version or kind
 |- UnauthenticatedError       UNAUTHENTICATED      the server asks for a key, and there is none or it is not known
 |- PermissionDeniedError      PERMISSION_DENIED    the key may not be used for this
-|- OverloadedError            RESOURCE_EXHAUSTED   the server's queue is full; later may work
+|- OverloadedError            RESOURCE_EXHAUSTED   the server has no room for the call; `retry_after_s` says when it may
 |- MessageTooLargeError       RESOURCE_EXHAUSTED   a request or reply is over the message limit; later will not work
 |- UnavailableError           UNAVAILABLE          no server answers, it is shutting down, or the connection broke
 |- DeadlineError              DEADLINE_EXCEEDED    no answer within `timeout_s`
@@ -60,7 +60,7 @@ class PermissionDeniedError(HiddenstateError):
 
 
 class OverloadedError(HiddenstateError):
-    """The server's queue is full; the same call may work later."""
+    """The server has no room for the call. It may after `retry_after_s`; where that is None, waiting does not help."""
 
     default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
 

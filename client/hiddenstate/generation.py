@@ -17,7 +17,7 @@ from hiddenstate.connection import Connection
 from hiddenstate.errors import HiddenstateError, ModelChangedError, UnavailableError, stream_error
 from hiddenstate.replies import read_finish_reason, read_usage, read_word
 from hiddenstate.results import FinishReason, GeneratedWord, Usage
-from hiddenstate.retries import Clock, Retries, in_words
+from hiddenstate.retries import RETRIED, Clock, Retries, in_words
 from hiddenstate.streaming import StreamEndedError
 from hiddenstate.text import join_words
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import grpc.aio
 
     from hiddenstate.v1.language_model_pb2 import GenerateRequest, GenerateResponse
-
-_RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE})
 
 
 class _Call(Iterable["GenerateResponse"], Protocol):
@@ -46,7 +44,7 @@ class _Text:
         self._connection = connection
         self._request = request
         self._clock = Clock(timeout_s)
-        self._retries = Retries(_RETRIED, connection.budget)
+        self._retries = Retries(RETRIED, connection.budget)
         self._closed = False
         self._token_ids: list[int] = []  # of all replies that have come
         self._repeated = 0  # those of them that the server which is asked now has repeated
