@@ -37,8 +37,8 @@ class _Text:
     def __init__(self, connection: Connection, request: "GenerateRequest", timeout_s: float | None) -> None:
         if not request.HasField("seed"):
             request.seed = secrets.randbits(63)
+        self.seed: int = request.seed
         self.finish_reason: FinishReason | None = None
-        self.seed: int | None = None
         self.state: bytes | None = None
         self.usage: Usage | None = None
         self._connection = connection
@@ -59,7 +59,6 @@ class _Text:
         self.finish_reason = read_finish_reason(response)
         self.usage = read_usage(response.usage)
         if self.finish_reason is not None:
-            self.seed = response.seed
             self.state = response.state or None
             self._connection.budget.earn(1)
         return read_word(response)
@@ -94,7 +93,8 @@ class _Text:
 class Generation(_Text, Iterator[GeneratedWord]):
     """Iterates over the words as they are generated; leaving early (`close`, or `with`) stops the server's work.
 
-    Once all words are taken, `finish_reason`, `seed`, `usage` and, if it was asked for, `state` are set.
+    `seed` gives the same text again, also one that was left early. Once all words are taken, `finish_reason`, `usage`
+    and, if it was asked for, `state` are set.
     """
 
     def __init__(
@@ -156,7 +156,8 @@ class Generation(_Text, Iterator[GeneratedWord]):
 class AsyncGeneration(_Text, AsyncIterator[GeneratedWord]):
     """Iterates over the words as they are generated; leaving early (`close`, or `async with`) stops the server's work.
 
-    Once all words are taken, `finish_reason`, `seed`, `usage` and, if it was asked for, `state` are set.
+    `seed` gives the same text again, also one that was left early. Once all words are taken, `finish_reason`, `usage`
+    and, if it was asked for, `state` are set.
     """
 
     def __init__(
