@@ -123,6 +123,7 @@ _BY_CODE: dict[grpc.StatusCode, type[HiddenstateError]] = {
 }
 # What gRPC says of a stream that ended without a word of its server's.
 _BROKEN = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
+_SHUTTING_DOWN = "the server is shutting down"
 BROKEN_WHILE_WRITING = "Internal error from Core"  # grpc.aio's, with the code INTERNAL
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -188,6 +189,8 @@ def _unavailable(details: str, address: str) -> str:
         if "HTTP/2" in reason:
             return f"what listens at {address} does not speak gRPC ({reason}); name the port that the server prints"
         return f"no server answers at {address} ({reason}); start one with `make serve` or `hiddenstate serve`"
+    if details.startswith(_SHUTTING_DOWN):  # the server's own words, which say what to do
+        return details.replace("the server", f"the server at {address}", 1)
     return f"the server at {address} is not available: {details or 'the connection broke'}; try again"
 
 

@@ -236,6 +236,12 @@ def test_no_server_at_the_address_is_said_with_the_address_and_what_to_do() -> N
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
 
 
+def test_a_server_that_drains_is_told_with_one_advice(client: Client) -> None:
+    reason = "is shutting down; send the call to another replica"
+    with pytest.raises(UnavailableError, match=f"^the server at 127.0.0.1:[0-9]+ {reason}$"):
+        client.predict(f"fail UNAVAILABLE the server {reason}")
+
+
 def test_a_server_that_is_away_for_a_moment_is_asked_again(client: Client, fake: FakeServer) -> None:
     def first_time_unavailable(request: lm.PredictRequest, context: grpc.ServicerContext) -> lm.PredictResponse:
         if len(fake.requests) == 1:
