@@ -123,8 +123,8 @@ _BY_CODE: dict[grpc.StatusCode, type[HiddenstateError]] = {
 }
 # What gRPC says of a stream that ended without a word of its server's.
 _BROKEN = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
-_SHUTTING_DOWN = "the server is shutting down"
 BROKEN_WHILE_WRITING = "Internal error from Core"  # grpc.aio's, with the code INTERNAL
+_SHUTTING_DOWN = "the server is shutting down"  # as a server that drains begins
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
