@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 import grpc
@@ -10,7 +10,7 @@ import grpc
 from hiddenstate.async_request_stream import AsyncRequestStream
 from hiddenstate.connection import Connection
 from hiddenstate.errors import HiddenstateError
-from hiddenstate.retries import Retries, patiently_async
+from hiddenstate.retries import RETRIED, Retries, patiently_async
 from hiddenstate.rotation import Rotation
 from hiddenstate.streaming import StreamEndedError
 
@@ -27,7 +27,6 @@ class AsyncSharedStream(Generic[ResponseT]):
         connection: Connection,
         open_stream: Callable[[], AsyncRequestStream[ResponseT]],
         alone: Callable[[bytes, float | None], Awaitable[ResponseT]],
-        retried: Collection[grpc.StatusCode],
     ) -> None:
         """Opens nothing yet.
 
@@ -35,11 +34,9 @@ class AsyncSharedStream(Generic[ResponseT]):
             connection: Where calls go.
             open_stream: Opens a stream.
             alone: Makes a call of its own of a streamed request, with a timeout in seconds.
-            retried: The codes that another attempt may mend.
         """
         self._connection = connection
         self._alone = alone
-        self._retried = retried
         self._rotation = Rotation(open_stream, connection.endpoints.streams)
         self._is_offered = True  # whether the server has such streams, as far as is known
 
@@ -77,7 +74,7 @@ class AsyncSharedStream(Generic[ResponseT]):
     async def _ask_again(
         self, request: bytes, deadline: float, failure: StreamEndedError | HiddenstateError
     ) -> ResponseT:
-        retries, clock = Retries(self._retried, self._connection.budget), asyncio.get_running_loop().time
+        retries, clock = Retries(RETRIED, self._connection.budget), asyncio.get_running_loop().time
         while (pause_s := retries.pause(failure, deadline - clock())) is not None:
             await asyncio.sleep(pause_s)
             try:

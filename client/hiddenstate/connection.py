@@ -30,6 +30,7 @@ _KEEPALIVE_TIMEOUT_S = 10.0
 # gRPC makes a call again by itself where that is safe: every one of these computes the same answer again. Streams are
 # left out: gRPC core 1.85 was seen to hang, past any deadline, on a retried stream whose server had gone.
 # CANCELLED, where nobody here cancelled, says that more calls came to the server at once than it would look at.
+# RESOURCE_EXHAUSTED is left to retries.py: gRPC would also repeat what is too large for the server at any time.
 # What rides on a shared stream keeps to the same numbers (retries.py).
 RETRY_MOST_ATTEMPTS = 4
 RETRY_BACKOFF_S = 0.1
@@ -38,6 +39,7 @@ _RETRY = {
     "initialBackoff": f"{RETRY_BACKOFF_S}s",
     "maxBackoff": "1s",
     "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
 _SERVICE_CONFIG: dict[str, Any] = {
     # The same for calls of their own as budget.py is for those on streams.
@@ -47,14 +49,10 @@ _SERVICE_CONFIG: dict[str, Any] = {
             "name": [
                 {"service": "hiddenstate.v1.LanguageModelService", "method": "Predict"},
                 {"service": "hiddenstate.v1.LanguageModelService", "method": "Score"},
+                {"service": "hiddenstate.v1.SentenceEncoderService", "method": "Encode"},
                 {"service": "hiddenstate.v1.ModelService"},
             ],
-            "retryPolicy": {**_RETRY, "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]},
-        },
-        {
-            # A full queue may have room a moment later: a bulk of sentences just waits, a single call should be told.
-            "name": [{"service": "hiddenstate.v1.SentenceEncoderService", "method": "Encode"}],
-            "retryPolicy": {**_RETRY, "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED", "RESOURCE_EXHAUSTED"]},
+            "retryPolicy": _RETRY,
         },
     ],
 }

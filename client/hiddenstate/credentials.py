@@ -1,6 +1,7 @@
 """How a client proves who it is, and checks who the server is."""
 
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def tls_credentials(
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: only one of `cert` and `key` is given, or a file holds no PEM.
+        ValueError: only one of `cert` and `key` is given, one is no path, or a file holds no PEM.
     """
     if (cert is None) != (key is None):
         raise ValueError("cert and key: give both or none")
@@ -29,7 +30,12 @@ def tls_credentials(
 def _pem(name: str, path: str | Path | None) -> bytes | None:
     if path is None:
         return None
-    content = Path(path).read_bytes()
+    if not isinstance(path, str | PathLike) or "-----BEGIN " in str(path):  # which may be secret, so it is not shown
+        raise ValueError(f"{name}: is no path; give that of a file with PEM, not what is in it")
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise OSError(error.errno, f"{name}: cannot be read: {error.strerror}", str(path)) from None
     if b"-----BEGIN " not in content:  # gRPC would say only that no connection could be made
         raise ValueError(f"{name}: {path} holds no PEM (a text with -----BEGIN lines)")
     return content

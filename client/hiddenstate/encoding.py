@@ -103,6 +103,8 @@ def at_least_one(sentences: Iterable[str] | str) -> tuple[Sequence[str], int]:
     Raises:
         InvalidRequestError: they are no sentences.
     """
+    if isinstance(sentences, bytes | bytearray):  # which are numbers to Python
+        raise InvalidRequestError(refusal("sentences", sentences))
     try:
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)
     except TypeError:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
-_HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/,\[\]]+):(?P<port>\d{1,5})")
+_HOST_PORT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%\w]+\]|[^\s:/,\[\]]+):(?P<port>\d+)")
+_URL = re.compile(r"(?P<scheme>\w+)://")
 _GRPC_SCHEME = re.compile(r"(?P<scheme>unix|unix-abstract|dns|ipv4|ipv6|vsock|xds|passthrough):.+")
 _SEVERAL = frozenset({"dns", "ipv4", "ipv6"})  # what these schemes name may be several servers
 
@@ -63,12 +64,18 @@ def check_address(address: str) -> str:
 
 def _host_and_port(address: str) -> tuple[str, int]:
     match = _HOST_PORT.fullmatch(address)
-    if match is None or not 0 < int(match["port"]) < 2**16:
+    if match is None:
         raise _not_an_address(address)
+    if len(match["port"]) > 5 or not 0 < int(match["port"]) < 2**16:
+        raise ValueError(f"address {address!r}: there is no port {match['port']}; they go from 1 to 65535")
     return match["host"].strip("[]"), int(match["port"])
 
 
 def _not_an_address(given: object) -> ValueError:
+    if isinstance(given, str) and (url := _URL.match(given)):
+        way = "; TLS is asked for by credentials, or --tls" if url["scheme"] == "https" else ""
+        alone = f"give HOST:PORT alone, without {url[0]} before it, for example {DEFAULT_ADDRESS}"
+        return ValueError(f"address {given!r}: {alone}{way}")
     return ValueError(f"address {given!r} is not HOST:PORT, for example {DEFAULT_ADDRESS}")
 
 

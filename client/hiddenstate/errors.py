@@ -5,7 +5,7 @@ HiddenstateError              a call failed; `code` is its grpc.StatusCode (this
 |- ModelNotFoundError         NOT_FOUND            the server has no model of that name, version or kind
 |- UnauthenticatedError       UNAUTHENTICATED      the server asks for a key, and there is none or it is not known
 |- PermissionDeniedError      PERMISSION_DENIED    the key may not be used for this
-|- OverloadedError            RESOURCE_EXHAUSTED   the server's queue is full; later may work
+|- OverloadedError            RESOURCE_EXHAUSTED   the server has no room for the call; `retry_after_s` says when it may
 |- MessageTooLargeError       RESOURCE_EXHAUSTED   a request or reply is over the message limit; later will not work
 |- UnavailableError           UNAVAILABLE          no server answers, it is shutting down, or the connection broke
 |- DeadlineError              DEADLINE_EXCEEDED    no answer within `timeout_s`
@@ -60,7 +60,7 @@ class PermissionDeniedError(HiddenstateError):
 
 
 class OverloadedError(HiddenstateError):
-    """The server's queue is full; the same call may work later."""
+    """The server has no room for the call. It may after `retry_after_s`; where that is None, waiting does not help."""
 
     default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -124,6 +124,7 @@ _BY_CODE: dict[grpc.StatusCode, type[HiddenstateError]] = {
 # What gRPC says of a stream that ended without a word of its server's.
 _BROKEN = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
 BROKEN_WHILE_WRITING = "Internal error from Core"  # grpc.aio's, with the code INTERNAL
+_SHUTTING_DOWN = "the server is shutting down"  # as a server that drains begins
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -188,6 +189,8 @@ def _unavailable(details: str, address: str) -> str:
         if "HTTP/2" in reason:
             return f"what listens at {address} does not speak gRPC ({reason}); name the port that the server prints"
         return f"no server answers at {address} ({reason}); start one with `make serve` or `hiddenstate serve`"
+    if details.startswith(_SHUTTING_DOWN):  # the server's own words, which say what to do
+        return details.replace("the server", f"the server at {address}", 1)
     return f"the server at {address} is not available: {details or 'the connection broke'}; try again"
 
 

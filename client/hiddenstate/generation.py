@@ -17,7 +17,7 @@ from hiddenstate.connection import Connection
 from hiddenstate.errors import HiddenstateError, ModelChangedError, UnavailableError, stream_error
 from hiddenstate.replies import read_finish_reason, read_usage, read_word
 from hiddenstate.results import FinishReason, GeneratedWord, Usage
-from hiddenstate.retries import Clock, Retries, in_words
+from hiddenstate.retries import RETRIED, Clock, Retries, in_words
 from hiddenstate.streaming import StreamEndedError
 from hiddenstate.text import join_words
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import grpc.aio
 
     from hiddenstate.v1.language_model_pb2 import GenerateRequest, GenerateResponse
-
-_RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE})
 
 
 class _Call(Iterable["GenerateResponse"], Protocol):
@@ -39,14 +37,14 @@ class _Text:
     def __init__(self, connection: Connection, request: "GenerateRequest", timeout_s: float | None) -> None:
         if not request.HasField("seed"):
             request.seed = secrets.randbits(63)
+        self.seed: int = request.seed
         self.finish_reason: FinishReason | None = None
-        self.seed: int | None = None
         self.state: bytes | None = None
         self.usage: Usage | None = None
         self._connection = connection
         self._request = request
         self._clock = Clock(timeout_s)
-        self._retries = Retries(_RETRIED, connection.budget)
+        self._retries = Retries(RETRIED, connection.budget)
         self._closed = False
         self._token_ids: list[int] = []  # of all replies that have come
         self._repeated = 0  # those of them that the server which is asked now has repeated
@@ -61,7 +59,6 @@ class _Text:
         self.finish_reason = read_finish_reason(response)
         self.usage = read_usage(response.usage)
         if self.finish_reason is not None:
-            self.seed = response.seed
             self.state = response.state or None
             self._connection.budget.earn(1)
         return read_word(response)
@@ -96,7 +93,8 @@ class _Text:
 class Generation(_Text, Iterator[GeneratedWord]):
     """Iterates over the words as they are generated; leaving early (`close`, or `with`) stops the server's work.
 
-    Once all words are taken, `finish_reason`, `seed`, `usage` and, if it was asked for, `state` are set.
+    `seed` gives the same text again, also one that was left early. Once all words are taken, `finish_reason`, `usage`
+    and, if it was asked for, `state` are set.
     """
 
     def __init__(
@@ -158,7 +156,8 @@ class Generation(_Text, Iterator[GeneratedWord]):
 class AsyncGeneration(_Text, AsyncIterator[GeneratedWord]):
     """Iterates over the words as they are generated; leaving early (`close`, or `async with`) stops the server's work.
 
-    Once all words are taken, `finish_reason`, `seed`, `usage` and, if it was asked for, `state` are set.
+    `seed` gives the same text again, also one that was left early. Once all words are taken, `finish_reason`, `usage`
+    and, if it was asked for, `state` are set.
     """
 
     def __init__(

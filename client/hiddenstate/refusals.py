@@ -11,7 +11,7 @@ _ALLOWED = {
     "text": _STR,
     "tokens": f"a sequence of token ids, each {_ID}",
     "prefix": _STR,
-    "state": "the bytes of an earlier reply",
+    "state": "the bytes of an earlier reply, or None where nothing came before",
     "return_state": "True or False",
     "sentences": "a list of str",
     "batch_size": "a whole number of at least 1",

@@ -52,7 +52,7 @@ def predict_request(
         tokens=_token_ids(text, tokens),
         top_k=top_k,
         prefix=prefix,
-        state=state,
+        state=_state(state),
         return_state=return_state,
         model=model,
         model_version=model_version,
@@ -93,7 +93,7 @@ def generate_request(
         top_p=top_p,
         seed=seed,
         stop_words=stop_words,
-        state=state,
+        state=_state(state),
         return_state=return_state,
         model=model,
         model_version=model_version,
@@ -119,7 +119,7 @@ def score_request(
         ScoreRequest,
         text=text,
         tokens=_token_ids(text, tokens),
-        state=state,
+        state=_state(state),
         model=model,
         model_version=model_version,
         priority=_priority(priority),
@@ -225,6 +225,14 @@ def _token_ids(text: str | None, tokens: Iterable[int] | None) -> dict[str, Iter
     if text is not None:
         raise InvalidRequestError("tokens: give text or tokens, not both")
     return {"ids": tokens}
+
+
+def _state(state: bytes | None) -> bytes | None:
+    if (
+        isinstance(state, bytes) and not state
+    ):  # the server would take it for none, and answer without what the caller believes to be there
+        raise InvalidRequestError(refusal("state", state))
+    return state
 
 
 def _priority(priority: Priority | None) -> Any:

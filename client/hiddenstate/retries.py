@@ -21,6 +21,9 @@ from hiddenstate.streaming import StreamEndedError
 
 T = TypeVar("T")
 
+# What another attempt may mend, also where the server does not say when. Where it has too much to do it always says.
+RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE})
+
 
 class Retries:
     """Counts the failures of one request."""

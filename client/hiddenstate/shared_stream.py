@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 import grpc
@@ -11,7 +11,7 @@ import grpc
 from hiddenstate.connection import Connection
 from hiddenstate.errors import HiddenstateError
 from hiddenstate.request_stream import RequestStream
-from hiddenstate.retries import Retries
+from hiddenstate.retries import RETRIED, Retries
 from hiddenstate.rotation import Rotation
 from hiddenstate.streaming import ResponseT_co, StreamEndedError
 
@@ -35,7 +35,6 @@ class SharedStream(Generic[ResponseT]):
         connection: Connection,
         open_stream: Callable[[], RequestStream[ResponseT]],
         alone: Callable[[bytes, float | None], LoneCall[ResponseT]],
-        retried: Collection[grpc.StatusCode],
     ) -> None:
         """Opens nothing yet.
 
@@ -43,11 +42,9 @@ class SharedStream(Generic[ResponseT]):
             connection: Where calls go.
             open_stream: Opens a stream.
             alone: Makes a call of its own of a streamed request, with a timeout in seconds.
-            retried: The codes that another attempt may mend.
         """
         self.connection = connection
         self.alone = alone
-        self.retried = retried
         self.is_offered = True  # whether the server has such streams, as far as is known
         self._opening = threading.Lock()
         self._rotation = Rotation(open_stream, connection.endpoints.streams)
@@ -137,7 +134,7 @@ class SharedCall(Generic[ResponseT]):
             self._alone = self._shared.alone(self._request, self._timeout_s)
 
     def _follow(self, failure: StreamEndedError | HiddenstateError) -> None:
-        retries = self._retries = self._retries or Retries(self._shared.retried, self._shared.connection.budget)
+        retries = self._retries = self._retries or Retries(RETRIED, self._shared.connection.budget)
         left_s = self._deadline - time.monotonic()
         if self._alone is None:
             pause_s = retries.pause(failure, left_s)

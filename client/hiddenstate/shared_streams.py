@@ -23,10 +23,6 @@ SharedEncodings = SharedStream[EncodeResponse]
 AsyncSharedPredictions = AsyncSharedStream[PredictResponse]
 AsyncSharedEncodings = AsyncSharedStream[EncodeResponse]
 
-# As the service config of connection.py has it for calls of their own.
-_RETRIED_PREDICTIONS = frozenset({grpc.StatusCode.UNAVAILABLE})
-_RETRIED_ENCODINGS = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})
-
 
 def shared_predictions(
     connection: Connection, channel: grpc.Channel, stub: "LanguageModelServiceStub"
@@ -37,7 +33,6 @@ def shared_predictions(
         connection,
         lambda: RequestStream(connection, start, PREDICTIONS, _most_bytes(connection)),
         lambda request, timeout_s: stub.Predict.future(unwrapped_prediction(request), timeout=timeout_s),
-        _RETRIED_PREDICTIONS,
     )
 
 
@@ -50,7 +45,6 @@ def shared_encodings(
         connection,
         lambda: RequestStream(connection, start, ENCODINGS, _most_bytes(connection)),
         lambda request, timeout_s: stub.Encode.future(unwrapped_encoding(request), timeout=timeout_s),
-        _RETRIED_ENCODINGS,
     )
 
 
@@ -63,7 +57,6 @@ def async_shared_predictions(
         connection,
         lambda: AsyncRequestStream(connection, start, PREDICTIONS, _most_bytes(connection)),
         lambda request, timeout_s: stub.Predict(unwrapped_prediction(request), timeout=timeout_s),
-        _RETRIED_PREDICTIONS,
     )
 
 
@@ -76,7 +69,6 @@ def async_shared_encodings(
         connection,
         lambda: AsyncRequestStream(connection, start, ENCODINGS, _most_bytes(connection)),
         lambda request, timeout_s: stub.Encode(unwrapped_encoding(request), timeout=timeout_s),
-        _RETRIED_ENCODINGS,
     )
 
 

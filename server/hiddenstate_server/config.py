@@ -21,6 +21,9 @@ GIB = 1024 * MIB
 Group = Literal["Serving", "Security", "Model execution", "Limits", "Logging", "Traces"]  # in the order of the help
 T = TypeVar("T")
 
+_HIGHEST_PORT = 65_535
+_INT32_MAX = 2**31 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -30,7 +33,7 @@ class Setting:
     help: str
     metavar: str | None = None
     minimum: int = 0
-    maximum: int = 2**31 - 1
+    maximum: int = _INT32_MAX
     is_bytes: bool = False  # may be written with a unit: 256MiB
 
 
@@ -46,15 +49,20 @@ class Address(NamedTuple):
     port: int  # 0 takes a free one
 
     @classmethod
-    def parse(cls, text: str) -> "Address":
-        """Reads HOST:PORT.
+    def parse(cls, text: str, example: str = "127.0.0.1:50051") -> "Address":
+        """Reads HOST:PORT. `example` is for the message where it is something else.
 
         Raises:
             ValueError: it is not of that form.
         """
+        scheme, is_url, _ = text.partition("://")
+        if is_url:
+            raise ValueError(f"{text!r}: give HOST:PORT alone, without {scheme}:// before it, for example {example}")
         host, _, port = text.rpartition(":")
-        if not (host and port.isascii() and port.isdigit() and int(port) <= 65535):
-            raise ValueError(f"{text!r} is not HOST:PORT, for example 127.0.0.1:50051")
+        if not (host and port.isascii() and port.isdigit()):
+            raise ValueError(f"{text!r} is not HOST:PORT, for example {example}")
+        if len(port) > 5 or int(port) > _HIGHEST_PORT:
+            raise ValueError(f"{text!r}: there is no port {port}; the highest is {_HIGHEST_PORT}")
         if ":" in host and not (host.startswith("[") and host.endswith("]")):
             raise ValueError(f"{text!r}: an IPv6 address stands in brackets, for example [::1]:50051")
         return cls(host.strip("[]"), int(port))
@@ -332,9 +340,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check(self)
-        _check_address("listen", self.listen)
+        _check_address("listen", self.listen, "127.0.0.1:50051")
         if self.metrics != "off":
-            _check_address("metrics", self.metrics)
+            _check_address("metrics", self.metrics, "127.0.0.1:9464, or off")
         _check_together(self, "tls_cert", "tls_key")
         _check_together(self, "tls_key", "tls_cert")
         _check_together(self, "tls_client_ca", "tls_cert")
@@ -386,7 +394,7 @@ def trace_address(text: str) -> tuple[Address, bool]:
     if found and scheme not in ("http", "https"):
         raise ConfigError(f"--trace-endpoint: {text!r} is not HOST:PORT or https://HOST:PORT; OTLP goes by gRPC")
     try:
-        return Address.parse(rest), scheme == "https"
+        return Address.parse(rest, "127.0.0.1:4317, or off"), scheme == "https"
     except ValueError as error:
         raise ConfigError(f"--trace-endpoint: {error}") from None
 
@@ -397,7 +405,15 @@ def _check(settings: Any) -> None:
         if (choices := choices_of(kind)) and value not in choices:
             raise ConfigError(f"{flag(name)}: {value!r} is none of {', '.join(choices)}")
         if kind in (int, float) and not setting.minimum <= value <= setting.maximum:  # refuses NaN too
-            raise ConfigError(f"{flag(name)}: {value} is not in {setting.minimum}..{setting.maximum}")
+            raise ConfigError(f"{flag(name)}: is {value}; it must be {_allowed(setting, value)}")
+
+
+def _allowed(setting: Setting, value: float) -> str:
+    if value > setting.maximum:
+        return f"at most {setting.maximum}"
+    if setting.maximum == _INT32_MAX:  # a bound that nobody has chosen, and that would be no help
+        return f"at least {setting.minimum}"
+    return f"{setting.minimum} to {setting.maximum}"
 
 
 def _check_together(settings: Settings, name: str, needed: str) -> None:
@@ -405,8 +421,8 @@ def _check_together(settings: Settings, name: str, needed: str) -> None:
         raise ConfigError(f"{flag(name)}: needs {flag(needed)} beside it")
 
 
-def _check_address(name: str, text: str) -> None:
+def _check_address(name: str, text: str, example: str) -> None:
     try:
-        Address.parse(text)
+        Address.parse(text, example)
     except ValueError as error:
         raise ConfigError(f"{flag(name)}: {error}") from None

@@ -15,6 +15,8 @@ from hiddenstate_server.tokenizer import LONG_TEXT, Tokenizer, Tokens
 # A text with more characters than so many for each token that it may have is refused before it is cut into tokens.
 _MAX_CHARACTERS_PER_TOKEN = 64
 
+_IN_PARTS = "send it in parts, each with the state after those before it, which predict gives where return_state is set"
+
 
 class Context:
     """What a caller sent, unchecked: at most one of `text` and `tokens`; `state` is empty where there is none."""
@@ -148,7 +150,10 @@ class ContextReader:
         if before is None:
             if not tokens:
                 field = "tokens" if context.tokens is not None else "text"
-                raise InvalidRequestError(f"{field}: is empty; send at least one word, or a state to continue from")
+                raise InvalidRequestError(
+                    f"{field}: is empty; send at least one word, or a state to continue from. "
+                    f"{_first_word(self._spec, self._tokenizer.words)}"
+                )
             tokens = self._bos + tokens
             start = Start(tokens, None, self._zero_state)
         else:
@@ -188,7 +193,7 @@ class ContextReader:
         if len(text) > limit:
             raise InvalidRequestError(
                 f"text: has {len(text):,} characters, one request may have {limit:,} (64 for each of "
-                "--max-context-tokens); send it in parts, each with the state of the one before (return_state)"
+                f"--max-context-tokens); {_IN_PARTS}"
             )
 
     def _ids(self, tokens: Sequence[int]) -> Tokens:
@@ -202,6 +207,14 @@ class ContextReader:
         if len(tokens) > self._max_context_tokens:
             raise InvalidRequestError(
                 f"{field}: has {len(tokens):,} tokens, one request may have {self._max_context_tokens:,} "
-                "(--max-context-tokens); send it in parts, each with the state of the one before (return_state)"
+                f"(--max-context-tokens); {_IN_PARTS}"
             )
         return tokens
+
+
+def _first_word(spec: LanguageModelSpec, words: Sequence[str]) -> str:
+    """Says how the first word of a text is asked for: after an empty text, as training put them one after the other."""
+    bos, eos = spec.bos_token_id, spec.eos_token_id
+    between = [eos] if bos == eos else [eos, bos]
+    text = " ".join(words[token_id] for token_id in between)
+    return f"For the first word of a text send what stands between two of them: {text}, or tokens {between}"

@@ -76,6 +76,7 @@ class Server:
         self.address = Address.parse(settings.listen)
         self.metrics_address: Address | None = None
         self.repository: Repository
+        self._grace_s: float | None = _SEND_S  # None once calls have been cut off: their time is over
         self._settings = settings
         self._certificates: WatchedFiles[Certificates] | None = None
         self._shares_port = settings.workers > 1
@@ -127,11 +128,12 @@ class Server:
                 _log.info("drained")
                 return True
         _log.warning("not drained in %g s: %d calls are cut off", timeout_s, self.running.count)
+        self._grace_s = None
         return False
 
     async def stop(self) -> None:
         """Cuts off what still runs, and gives ports and threads back."""
-        await self._rpc.stop(_SEND_S)
+        await self._rpc.stop(self._grace_s)
         self._parts.close()
 
     async def _start(self) -> None:
@@ -171,7 +173,7 @@ class Server:
             await asyncio.sleep(_SEND_S)
         else:
             await self.drain()
-            await self._rpc.stop(_SEND_S)
+            await self._rpc.stop(self._grace_s)
         end_process(1)
 
     def _open_repository(self, loop: asyncio.AbstractEventLoop) -> Repository:

@@ -102,16 +102,20 @@ def test_every_option_of_a_generation_reaches_the_server(client: Client, fake: F
 
 
 def test_what_is_not_given_to_a_generation_is_left_to_the_server(client: Client, fake: FakeServer) -> None:
-    client.generate("I").text()
+    generation = client.generate("I")
+    assert generation.seed is not None  # before any word has come
+    generation.text()
     (request,) = fake.requests
     assert isinstance(request, lm.GenerateRequest)
     assert request.HasField("seed")  # the client's own: it has to know it where a server fails
+    assert generation.seed == request.seed
     request.ClearField("seed")
     assert request == lm.GenerateRequest(text="I", max_tokens=50, temperature=1.0)
 
 
 def test_generated_words_come_one_by_one_and_the_end_tells_why(client: Client) -> None:
     generation = client.generate("I", seed=7)
+    assert generation.seed == 7
     assert next(generation).word == "a"
     assert generation.finish_reason is None
     assert [word.word for word in generation] == [",", "b"]
@@ -230,6 +234,12 @@ def test_no_server_at_the_address_is_said_with_the_address_and_what_to_do() -> N
         "no server answers at 127.0.0.1:9 (Connection refused); start one with `make serve` or `hiddenstate serve`"
     )
     assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_server_that_drains_is_told_with_one_advice(client: Client) -> None:
+    reason = "is shutting down; send the call to another replica"
+    with pytest.raises(UnavailableError, match=f"^the server at 127.0.0.1:[0-9]+ {reason}$"):
+        client.predict(f"fail UNAVAILABLE the server {reason}")
 
 
 def test_a_server_that_is_away_for_a_moment_is_asked_again(client: Client, fake: FakeServer) -> None:

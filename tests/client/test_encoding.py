@@ -15,6 +15,7 @@ from hiddenstate import (
     InvalidRequestError,
     ModelChangedError,
     ModelFailedError,
+    OverloadedError,
 )
 from hiddenstate.encoding import CALLS_IN_FLIGHT
 from hiddenstate.v1 import sentence_encoder_pb2 as se
@@ -135,11 +136,28 @@ async def test_a_call_that_fails_fails_the_whole_with_asyncio(server: RunningSer
 def test_bulk_waits_for_room_in_the_servers_queue(client: Client, fake: FakeServer) -> None:
     def full_at_first(request: se.EncodeRequest, context: grpc.ServicerContext) -> se.EncodeResponse:
         if len(fake.requests) <= 2:
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", "1"),))
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue is full")
         return FakeServer.encode(fake, request, context)
 
     fake.encode = full_at_first  # type: ignore[method-assign]
     np.testing.assert_array_equal(client.encode(SENTENCES[:4], batch_size=4), VECTORS[:4])
+
+
+TOO_LARGE = "this request has 9 tokens, the queue takes 8; send it in smaller parts"
+
+
+def test_what_can_never_fit_is_sent_once(client: Client, fake: FakeServer) -> None:
+    with pytest.raises(OverloadedError, match=TOO_LARGE):
+        client.encode(f"fail RESOURCE_EXHAUSTED {TOO_LARGE}")
+    assert len(fake.requests) == 1
+
+
+async def test_what_can_never_fit_is_sent_once_with_asyncio(server: RunningServer, fake: FakeServer) -> None:
+    async with AsyncClient(server.address) as client:
+        with pytest.raises(OverloadedError, match=TOO_LARGE):
+            await client.encode(f"fail RESOURCE_EXHAUSTED {TOO_LARGE}")
+    assert len(fake.requests) == 1
 
 
 @pytest.mark.parametrize("wrong", [None, float("nan"), b"bytes"])

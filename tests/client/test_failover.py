@@ -183,6 +183,13 @@ def test_names_in_a_list_are_looked_up_and_those_that_are_not_found_left_out(mon
         (["127.0.0.1:1", "nonsense"], "'nonsense' is not HOST:PORT"),
         (["127.0.0.1:1", "unix:/run/a.sock"], "give HOST:PORT without a scheme"),
         ("127.0.0.1:1,127.0.0.1:2", "is not HOST:PORT"),
+        ("h:65536", "^address 'h:65536': there is no port 65536; they go from 1 to 65535$"),
+        (["h:1", "h:999999"], "there is no port 999999; they go from 1 to 65535"),
+        (
+            "http://h:50051",
+            "^address 'http://h:50051': give HOST:PORT alone, without http:// before it, for example .*1$",
+        ),
+        ("https://h:50051", "without https:// before it, .*; TLS is asked for by credentials, or --tls$"),
     ],
 )
 def test_addresses_that_are_none_are_refused(addresses: str | list[str], problem: str) -> None:

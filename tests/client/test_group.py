@@ -30,8 +30,9 @@ def test_a_missing_extra_is_told_for_pip_and_for_a_checkout(
     monkeypatch.setattr(importlib, "import_module", missing)
     result = CliRunner().invoke(main, [command])
     assert result.exit_code == 2
-    assert result.stderr.endswith(
-        f"needs onnx, which is not installed: pip install 'hiddenstate[{extra}]', or in a checkout: make {target}\n"
+    assert result.stderr == (
+        f"Error: `hiddenstate {command}` comes with the extra {extra}, which is not installed (there is no onnx): "
+        f"pip install 'hiddenstate[{extra}]', or in a checkout: make {target}\n"
     )
 
 

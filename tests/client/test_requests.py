@@ -6,6 +6,9 @@ import pytest
 from client.fake_server import RunningServer
 from hiddenstate import AsyncClient, Client, InvalidRequestError
 
+A_STATE = "the bytes of an earlier reply, or None where nothing came before"
+EMPTY_STATE = f"state: is b''; it must be {A_STATE}"
+
 
 @pytest.mark.parametrize(
     ("method", "options", "message"),
@@ -14,7 +17,10 @@ from hiddenstate import AsyncClient, Client, InvalidRequestError
         ("predict", {"top_k": "5"}, "top_k: is '5'; it must be a whole number of at least 1 (below 2**32)"),
         ("predict", {"top_k": 2**32}, "top_k: is 4294967296; it must be a whole number of at least 1 (below 2**32)"),
         ("predict", {"prefix": 5}, "prefix: is 5; it must be a str"),
-        ("predict", {"state": "x"}, "state: is 'x'; it must be the bytes of an earlier reply"),
+        ("predict", {"state": "x"}, f"state: is 'x'; it must be {A_STATE}"),
+        ("predict", {"state": b""}, EMPTY_STATE),
+        ("generate", {"state": b""}, EMPTY_STATE),
+        ("score", {"state": b""}, EMPTY_STATE),
         ("generate", {"max_tokens": 2.5}, "max_tokens: is 2.5; it must be a whole number of at least 1 (below 2**32)"),
         ("generate", {"seed": -1}, "seed: is -1; it must be a whole number from 0 to 2**64 - 1"),
         ("generate", {"seed": 2**64}, "seed: is 18446744073709551616; it must be a whole number from 0 to 2**64 - 1"),
@@ -35,7 +41,7 @@ def test_a_value_that_cannot_be_sent_is_named_with_what_is_allowed(
         getattr(client, method)("a", **options)
 
 
-@pytest.mark.parametrize("sentences", [5, None, True])
+@pytest.mark.parametrize("sentences", [5, None, True, b"abc"])
 def test_what_is_no_list_of_sentences_is_named(client: Client, sentences: Any) -> None:
     message = f"^sentences: is {sentences}; it must be a list of str$"
     with pytest.raises(InvalidRequestError, match=message):

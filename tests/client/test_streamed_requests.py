@@ -35,7 +35,7 @@ PREDICT_OPTIONS = st.fixed_dictionaries(
         "tokens": st.none() | st.lists(st.integers(0, 2**32 - 1), max_size=5),
         "top_k": st.integers(1, 300),
         "prefix": TEXTS,
-        "state": st.none() | st.binary(max_size=300),
+        "state": st.none() | st.binary(min_size=1, max_size=300),
         "return_state": st.booleans(),
         "model": TEXTS,
         "model_version": TEXTS,

@@ -176,6 +176,8 @@ def test_a_suffix_that_encode_does_not_write_is_refused_with_those_that_it_does(
         (("predict", "bad \udcff text"), None, "Error: TEXT is not UTF-8 (byte 0xff at offset 4)"),
         (("predict", "-"), b"caf\xe9", "Error: standard input is not UTF-8 (byte 0xe9 at offset 3)"),
         (("predict", "the", "--prefix", "\udce9"), None, "Error: --prefix is not UTF-8 (byte 0xe9 at offset 0)"),
+        (("similarity", "", "the"), None, "Error: A is empty; it must be a sentence"),
+        (("similarity", "the", " "), None, "Error: B is empty; it must be a sentence"),
         (("similarity", "the", "\udcff"), None, "Error: B is not UTF-8 (byte 0xff at offset 0)"),
         (("health", "--service", "foo"), None, "Error: the server at "),
         (("encode",), "the\n\ncar\n", "Error: standard input: line 2 is empty"),

@@ -54,6 +54,19 @@ def test_a_port_that_is_open_to_strangers_is_warned_of_once(models_dir: Path, wo
         assert server.exit_code() == 0
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_variable_that_is_no_setting_is_warned_of_once(models_dir: Path, workers: str) -> None:
+    variables = {"HIDDENSTATE_MAX_BATCHES": "9", "HIDDENSTATE_PORT": "tcp://10.96.0.7:50051"}
+    with serve(models_dir, "--workers", workers, **variables) as server:
+        server.signal(signal.SIGTERM)
+        (warning,) = [line for line in server.logged_until("draining") if "environment variable" in line]
+        assert (
+            "HIDDENSTATE_MAX_BATCHES is no setting, and changes nothing; the nearest one is HIDDENSTATE_MAX_BATCH\n"
+            in (warning)
+        )
+        assert server.exit_code() == 0
+
+
 def test_sigterm_finishes_what_runs_refuses_what_is_new_and_exits_with_0(models_dir: Path) -> None:
     small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16_384)]
     with (

@@ -183,8 +183,8 @@ def test_a_flag_wins_over_the_environment(served: list[Settings]) -> None:
     ("arguments", "named"),
     [
         (["--listen", "nowhere"], "--listen: 'nowhere' is not HOST:PORT"),
-        (["--max-batch", "0"], "--max-batch: 0 is not in"),
-        (["--workers", "0"], "--workers: 0 is not in"),
+        (["--max-batch", "0"], "--max-batch: is 0; it must be at least 1"),
+        (["--workers", "0"], "--workers: is 0; it must be 1 to 1024"),
         (["--max-batch", "many"], "--max-batch"),
         (["--cache-bytes", "5TB"], "--cache-bytes"),
         (["--provider", "tpu"], "--provider"),
@@ -214,7 +214,7 @@ def test_bytes_may_be_written_with_a_unit(served: list[Settings], text: str, siz
         (("--drain-timeout-s", "5m"), "'5m' is not a number of seconds, for example 30 or 0.5, without a unit"),
         (("--caller-calls-per-s", "10/s"), "'10/s' is not a number, for example 30 or 0.5, without a unit"),
         (("--log-sample", "50%"), "'50%' is not a number, for example 30 or 0.5, without a unit"),
-        (("--drain-timeout-s", "nan"), "--drain-timeout-s: nan is not in 0.."),
+        (("--drain-timeout-s", "nan"), "--drain-timeout-s: is nan; it must be at least 0"),
         (("--cache-bytes", "12s"), "'12s' is not a number of bytes, for example 4194304 or 4MiB"),
     ],
 )

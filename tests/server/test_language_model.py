@@ -200,11 +200,11 @@ async def test_the_state_after_the_end_of_a_text_is_that_before_its_end(language
     ("context", "message"),
     [
         (Context(), "text: is empty"),
-        (Context(text=""), "text: is empty"),
+        (Context(text=""), r"text: is empty; .* For the first word of a text send .*: <eos>, or tokens \[0\]"),
         (Context(text=" \n "), "text: is empty"),
         (Context(tokens=[]), "tokens: is empty"),
         (Context(tokens=[2, 10_000]), r"tokens: ids\[1\] is 10000"),
-        (Context(text="the " * 20_000), "text: has 20,000 tokens, one request may have 16,384"),
+        (Context(text="the " * 20_000), "text: has 20,000 tokens, one request may have 16,384 .* which predict gives"),
         (Context(text="x" * 1_100_000), "text: has 1,100,000 characters, one request may have 1,048,576"),
         (Context(text="the", state=b"nonsense"), "state: these 8 bytes are not a state"),
     ],
@@ -216,6 +216,13 @@ async def test_a_bad_context_is_refused_naming_the_field(
         await language_model.predict(context)
     with pytest.raises(InvalidRequestError, match=message):
         await language_model.score(context)
+
+
+async def test_what_stands_between_texts_is_a_context_for_the_first_word(language_model: LanguageModel) -> None:
+    by_text = await language_model.predict(Context(text="<eos>"))
+    by_tokens = await language_model.predict(Context(tokens=[0]))
+    assert len(by_text.candidates) == 5
+    assert by_text.candidates == by_tokens.candidates
 
 
 @pytest.mark.parametrize(

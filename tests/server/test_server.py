@@ -222,3 +222,16 @@ async def test_a_drain_cuts_off_what_does_not_finish_in_time(models_dir: Path) -
             assert not await wire.server.drain()
             gate.open()
             await asyncio.wait([running])
+
+
+async def test_what_a_drain_cuts_off_is_given_no_more_time(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hiddenstate_server.server._SEND_S", 10 * WAIT_S)
+    async with serving(models_dir, drain_timeout_s=0.01) as wire:
+        with held(wire.server.repository.language_model()) as gate:
+            running = asyncio.ensure_future(wire.language_model.Predict(PredictRequest(text="I would")))
+            await gate.reached()
+            assert not await wire.server.drain()
+            wire.server._parts.callback(gate.open)  # once calls are stopped, the runner's batch is waited for
+            async with asyncio.timeout(WAIT_S):
+                await wire.server.stop()
+            assert (await failure(running)).code() is grpc.StatusCode.UNAVAILABLE

@@ -120,6 +120,6 @@ def _missing_extra(name: str, error: ModuleNotFoundError) -> Exception:
     if extra is None or missing.startswith("hiddenstate"):
         return error
     return MissingExtraError(
-        f"`hiddenstate {name}` needs {missing}, which is not installed: "
+        f"`hiddenstate {name}` comes with the extra {extra.extra}, which is not installed (there is no {missing}): "
         f"pip install 'hiddenstate[{extra.extra}]', or in a checkout: make {_MAKE_TARGETS[extra.extra]}"
     )

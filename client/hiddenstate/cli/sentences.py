@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import click
 
 from hiddenstate.cli.connecting import model_options, with_client
-from hiddenstate.cli.lines import SentenceReader, check_utf8
+from hiddenstate.cli.lines import LineError, SentenceReader, check_utf8
 from hiddenstate.cli.output import counted
 from hiddenstate.cli.vectors import JsonLinesWriter, NpyWriter, VectorWriter, whole_file
 from hiddenstate.client import Client
@@ -88,9 +88,15 @@ def encode(
     _report(truncated, reader.skipped)
 
 
+def _sentence(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not value.strip():
+        raise LineError(f"{parameter.human_readable_name} is empty; it must be a sentence")
+    return check_utf8(ctx, parameter, value)
+
+
 @click.command()
-@click.argument("a", callback=check_utf8)
-@click.argument("b", callback=check_utf8)
+@click.argument("a", callback=_sentence)
+@click.argument("b", callback=_sentence)
 @model_options
 @with_client
 def similarity(client: Client, a: str, b: str, model: str, model_version: str) -> None:
