@@ -19,7 +19,7 @@ _IN_PARTS = "send it in parts, each with the state after those before it, which 
 
 
 class Context:
-    """What a caller sent, unchecked: at most one of `text` and `tokens`; `state` is empty where there is none."""
+    """What a caller sent, unchecked: a text or tokens or neither (None), and a state, empty where there is none."""
 
     __slots__ = ("state", "text", "tokens")
 
@@ -133,7 +133,7 @@ class ContextReader:
         """Returns the context's tokens and the state before them: a given one, else the held one, else none.
 
         Raises:
-            InvalidRequestError: the context is empty, too long, not of this vocabulary, or its state is not valid.
+            InvalidRequestError: there is no context, or it is too long, not of this vocabulary, or its state is not valid.
         """
         return self._start(self._tokens(context), context, held, use_cache)
 
@@ -148,11 +148,10 @@ class ContextReader:
     def _start(self, tokens: Tokens, context: Context, held: Holder | None, use_cache: bool) -> Start:
         before = self._given(context.state) if context.state else held.state if held is not None else None
         if before is None:
-            if not tokens:
-                field = "tokens" if context.tokens is not None else "text"
+            if context.text is None and context.tokens is None:
                 raise InvalidRequestError(
-                    f"{field}: is empty; send at least one word, or a state to continue from. "
-                    f"{_first_word(self._spec, self._tokenizer.words)}"
+                    "text: is not set; send what has been written, an empty text for the first word of a new one, or a "
+                    "state to continue from"
                 )
             tokens = self._bos + tokens
             start = Start(tokens, None, self._zero_state)
@@ -210,11 +209,3 @@ class ContextReader:
                 f"(--max-context-tokens); {_IN_PARTS}"
             )
         return tokens
-
-
-def _first_word(spec: LanguageModelSpec, words: Sequence[str]) -> str:
-    """Says how the first word of a text is asked for: after an empty text, as training put them one after the other."""
-    bos, eos = spec.bos_token_id, spec.eos_token_id
-    between = [eos] if bos == eos else [eos, bos]
-    text = " ".join(words[token_id] for token_id in between)
-    return f"For the first word of a text send what stands between two of them: {text}, or tokens {between}"

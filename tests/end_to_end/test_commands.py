@@ -167,7 +167,6 @@ def test_a_suffix_that_encode_does_not_write_is_refused_with_those_that_it_does(
 @pytest.mark.parametrize(
     ("arguments", "stdin", "message"),
     [
-        (("predict", ""), None, "Error: text: is empty"),
         (("predict", "the", "-k", "0"), None, "Error: --top-k: is 0"),
         (("predict", "the", "--prefix", "xqz"), None, "Error: --prefix: no word of tiny-lm begins with 'xqz'"),
         (("predict", "the", "--model", "nobody"), None, "Error: --model: no model 'nobody'"),

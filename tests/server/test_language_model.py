@@ -199,10 +199,7 @@ async def test_the_state_after_the_end_of_a_text_is_that_before_its_end(language
 @pytest.mark.parametrize(
     ("context", "message"),
     [
-        (Context(), "text: is empty"),
-        (Context(text=""), r"text: is empty; .* For the first word of a text send .*: <eos>, or tokens \[0\]"),
-        (Context(text=" \n "), "text: is empty"),
-        (Context(tokens=[]), "tokens: is empty"),
+        (Context(), "text: is not set; send what has been written, an empty text for the first word of a new one"),
         (Context(tokens=[2, 10_000]), r"tokens: ids\[1\] is 10000"),
         (Context(text="the " * 20_000), "text: has 20,000 tokens, one request may have 16,384 .* which predict gives"),
         (Context(text="x" * 1_100_000), "text: has 1,100,000 characters, one request may have 1,048,576"),
@@ -218,11 +215,25 @@ async def test_a_bad_context_is_refused_naming_the_field(
         await language_model.score(context)
 
 
-async def test_what_stands_between_texts_is_a_context_for_the_first_word(language_model: LanguageModel) -> None:
-    by_text = await language_model.predict(Context(text="<eos>"))
-    by_tokens = await language_model.predict(Context(tokens=[0]))
-    assert len(by_text.candidates) == 5
-    assert by_text.candidates == by_tokens.candidates
+@pytest.mark.parametrize("context", [Context(text=""), Context(text=" \n "), Context(tokens=[])])
+async def test_an_empty_context_is_that_of_the_first_word(
+    language_model: LanguageModel, reference: ReferenceModel, context: Context
+) -> None:
+    prediction = await language_model.predict(context)
+    assert_same(prediction.candidates, expected(reference, "", 5))
+    best = prediction.candidates[0]
+    assert (await language_model.score(Context(text=best.word))).log_prob == pytest.approx(best.log_prob, abs=TOLERANCE)
+
+
+async def test_a_text_is_generated_from_its_beginning(language_model: LanguageModel) -> None:
+    best = (await language_model.predict(Context(text=""))).candidates[0]
+    assert (await generate(language_model, "", temperature=0.0, max_tokens=1))[0].word == best.word
+
+
+async def test_nothing_is_not_scored(language_model: LanguageModel) -> None:
+    for context in (Context(text=""), Context(tokens=[])):
+        with pytest.raises(InvalidRequestError, match="text: is empty; send at least one word to score"):
+            await language_model.score(context)
 
 
 @pytest.mark.parametrize(

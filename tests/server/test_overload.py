@@ -142,9 +142,9 @@ async def test_what_will_never_fit_has_no_time_to_come_again(models_dir: Path) -
 
 
 async def test_other_errors_have_no_time_to_come_again(wire: Wire) -> None:
-    called = await failure(wire.language_model.Predict(PredictRequest(text="")))
+    called = await failure(wire.language_model.Predict(PredictRequest()))
     assert (called.code(), pushback_of(called)) == (grpc.StatusCode.INVALID_ARGUMENT, None)
-    assert (await refused_on_a_stream(wire, PredictRequest(text=""))).retry_after_ms == 0
+    assert (await refused_on_a_stream(wire, PredictRequest())).retry_after_ms == 0
 
 
 async def test_one_call_too_many_is_refused_and_streams_and_probes_are_not_counted(models_dir: Path) -> None:
@@ -174,7 +174,7 @@ async def test_one_call_too_many_is_refused_and_streams_and_probes_are_not_count
 async def test_calls_that_fail_or_are_cancelled_give_their_places_back(models_dir: Path) -> None:
     async with serving(models_dir, runners=1, max_concurrent_calls=1) as wire:
         for _ in range(3):
-            await failure(wire.language_model.Predict(PredictRequest(text="")))
+            await failure(wire.language_model.Predict(PredictRequest()))
         with held(wire.server.repository.language_model()) as gate:
             leaves = wire.language_model.Predict(PredictRequest(text=TEXT))
             await gate.reached()

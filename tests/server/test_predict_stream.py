@@ -196,17 +196,24 @@ async def test_a_context_is_as_it_was_before_a_request_that_failed(wire: Wire, c
     assert words(replies[3]) == await words_after(wire, "The car new")
 
 
+async def test_a_context_may_begin_before_its_first_word(wire: Wire, caller: Caller) -> None:
+    await caller.send(ask(1, 7, ""), ask(2, 7, "The car"))
+    replies = await caller.replies(2)
+    assert words(replies[1]) == await words_after(wire, "")
+    assert words(replies[2]) == await words_after(wire, "The car")
+
+
 @pytest.mark.parametrize(
     ("request_", "code", "named"),
     [
-        (ask(1, 0, ""), INVALID, "text: is empty"),
+        (StreamedPredictRequest(request_id=1, predict=PredictRequest()), INVALID, "text: is not set"),
         (ask(1, 0, "word", model="nobody"), NOT_FOUND, "nobody"),
         (ask(1, 5, "word", prefix="xyzzy"), INVALID, "prefix: "),
         (ask(1, 5, "word", state=b"x"), INVALID, "state: "),
         (StreamedPredictRequest(request_id=1, context_id=5), INVALID, "predict: is not set"),
         (StreamedPredictRequest(request_id=1), INVALID, "predict: is not set"),
     ],
-    ids=["empty", "model", "prefix", "state", "nothing", "nothing at all"],
+    ids=["not set", "model", "prefix", "state", "nothing", "nothing at all"],
 )
 async def test_the_stream_goes_on_after_a_request_that_is_refused(
     wire: Wire, caller: Caller, request_: StreamedPredictRequest, code: int, named: str
@@ -276,7 +283,7 @@ async def test_more_contexts_than_may_be_are_refused_until_one_is_closed(models_
 async def test_contexts_whose_first_request_failed_take_no_room(models_dir: Path) -> None:
     async with serving(models_dir, max_stream_contexts=2) as wire:
         caller = Caller(wire)
-        await caller.send(*(ask(number, number, "") for number in (1, 2)))
+        await caller.send(*(ask(number, number, "The", top_k=0) for number in (1, 2)))
         await caller.replies(2)
         await caller.send(*(ask(number, number, "The") for number in (3, 4)))
         assert all(words(reply) for reply in (await caller.replies(2)).values())

@@ -86,7 +86,7 @@ async def test_what_was_served_is_scraped_over_http(models_dir: Path) -> None:
         wire = Wire(server, channel)
         for _ in range(2):
             await wire.language_model.Predict(PredictRequest(text="I would like"))
-        await failure(wire.language_model.Predict(PredictRequest(text="")))
+        await failure(wire.language_model.Predict(PredictRequest()))
         await wire.sentence_encoder.Encode(EncodeRequest(sentences=["The car was new.", "The"]))
         text = await asyncio.to_thread(scrape, f"http://{server.metrics_address}/metrics")
     await server.stop()

@@ -136,7 +136,6 @@ TEXT_CASES: list[tuple[str, dict[str, Any], str]] = [
     ("tiny-lm", {"text": ["I", "you"], "prefix": ["t"]}, "inputs differ in their batch"),
     ("tiny-lm", {"text": ["I"], "top_k": np.zeros(1, np.int32)}, "top_k: is 0"),
     ("tiny-lm", {"text": ["I"], "top_k": np.ones((1, 2), np.int32)}, "shape is [1, 2], the model takes [-1, 1]"),
-    ("tiny-lm", {"text": [""]}, "text: is empty"),
     ("tiny-lm", {"prefix": ["t"]}, "input 'text': is missing; the model takes text, top_k (optional), prefix"),
     ("tiny-lm", {"text": ["I"], "sentences": ["I"]}, "input 'sentences': there is none of that name"),
     ("tiny-encoder", {"sentences": ["I", " "]}, "sentences[1]: is empty"),
