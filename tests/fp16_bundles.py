@@ -14,13 +14,13 @@ from bundles import (
     sentence_encoder_weights,
 )
 from hiddenstate_exporter.graphs.float16_graph import (
-    Float16Graphs,
     write_float16_language_model_graphs,
     write_float16_sentence_encoder_graphs,
 )
 from hiddenstate_exporter.graphs.pooling_graph import Pooling
+from hiddenstate_exporter.graphs.variant_graphs import VariantGraphs
 from hiddenstate_exporter.publishing.parity import FP16_EMBEDDING_TOLERANCE, FP16_TOLERANCE
-from hiddenstate_server.bundle import Parity, Variant, load_bundle, write_bundle
+from hiddenstate_server.bundle import Parity, load_bundle, write_bundle
 from hiddenstate_server.tokenizer import word_ranks
 from int8_bundles import VOCAB_SIZE, bundle_shape
 
@@ -57,12 +57,9 @@ def fp16_sentence_encoder_bundle(folder: Path, *, pooling: Pooling = "mean", **f
     return _add(path, written, FP16_EMBEDDING_TOLERANCE)
 
 
-def _add(path: Path, written: Float16Graphs, tolerance: float) -> Path:
+def _add(path: Path, written: VariantGraphs, tolerance: float) -> Path:
     bundle = load_bundle(path)
-    variant = Variant(
-        graphs=written.graphs,
-        parity=Parity(tolerance=tolerance, worst=0.0, cases=1, provider="CPUExecutionProvider"),
-        state_bounds=written.state_bounds,
-    )
+    parity = Parity(tolerance=tolerance, worst=0.0, cases=1, provider="CPUExecutionProvider")
+    variant = written.compared(parity)
     write_bundle(msgspec.structs.replace(bundle, variants={**bundle.variants, "fp16": variant}), path)
     return path

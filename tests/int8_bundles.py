@@ -15,14 +15,13 @@ from bundles import (
 )
 from hiddenstate_exporter.graphs.int8_embedding import FOLD_LIMIT
 from hiddenstate_exporter.graphs.int8_graph import (
-    Int8Graphs,
     write_int8_language_model_graphs,
     write_int8_sentence_encoder_graphs,
 )
 from hiddenstate_exporter.graphs.pooling_graph import Pooling
-from hiddenstate_exporter.graphs.quantization import WEIGHT_BITS
 from hiddenstate_exporter.graphs.stack_shape import StackShape
-from hiddenstate_server.bundle import Parity, Variant, load_bundle, write_bundle
+from hiddenstate_exporter.graphs.variant_graphs import VariantGraphs
+from hiddenstate_server.bundle import Parity, load_bundle, write_bundle
 from hiddenstate_server.tokenizer import word_ranks
 
 VOCAB_SIZE = len(SPECIALS) + len(WORDS)
@@ -83,14 +82,9 @@ def bundle_shape(path: Path, *, bidirectional: bool) -> StackShape:
     )
 
 
-def _add(path: Path, written: Int8Graphs) -> Path:
+def _add(path: Path, written: VariantGraphs) -> Path:
     bundle = load_bundle(path)
-    variant = Variant(
-        graphs=written.graphs,
-        parity=Parity(tolerance=TOLERANCE, worst=0.0, cases=1, provider="CPUExecutionProvider"),
-        activation_bounds=written.activation_bounds,
-        state_bounds=written.state_bounds,
-        weight_bits=WEIGHT_BITS,
-    )
+    parity = Parity(tolerance=TOLERANCE, worst=0.0, cases=1, provider="CPUExecutionProvider")
+    variant = written.compared(parity)
     write_bundle(msgspec.structs.replace(bundle, variants={**bundle.variants, "int8": variant}), path)
     return path
