@@ -12,20 +12,13 @@ from hiddenstate_exporter.graphs.float16_graph import (
     write_float16_sentence_encoder_graphs,
 )
 from hiddenstate_exporter.publishing.activation_bounds import check_float16_values
-from hiddenstate_exporter.publishing.checkpoint_model import (
-    language_model_of,
-    round_model,
-    sentence_encoder_of,
-    weights_of,
-)
 from hiddenstate_exporter.publishing.evaluation import Track
-from hiddenstate_exporter.publishing.language_model_parity import check_language_model
 from hiddenstate_exporter.publishing.measurement import Data
 from hiddenstate_exporter.publishing.onnx_model import OnnxLanguageModel, OnnxSentenceEncoder
 from hiddenstate_exporter.publishing.parity import FP16_EMBEDDING_TOLERANCE, FP16_TOLERANCE
-from hiddenstate_exporter.publishing.sentence_encoder_parity import check_sentence_encoder
+from hiddenstate_exporter.publishing.reference import LanguageModelReference, SentenceEncoderReference
 from hiddenstate_exporter.publishing.source import Model
-from hiddenstate_exporter.publishing.variant import VariantError, add_variant, read_ranks
+from hiddenstate_exporter.publishing.variant import VariantError, add_variant
 from hiddenstate_exporter.training.checkpoint import Checkpoint
 from hiddenstate_server.bundle import Bundle, Variant
 
@@ -63,35 +56,14 @@ def _check_architecture(bundle: Bundle) -> None:
 
 
 def _language_model(folder: Path, bundle: Bundle, checkpoint: Checkpoint) -> Variant:
-    assert bundle.language_model is not None  # build_bundle has made it
-    model = language_model_of(checkpoint)
-    round_model(model, bundle.dtype)
-    ranks = read_ranks(folder, bundle.language_model)
-    written = write_float16_language_model_graphs(
-        folder,
-        weights_of(model),
-        ranks,
-        beside=bundle.variants["fp32"].graphs,
-        cell=model.config.cell,
-        connections=model.config.connections,
-    )
+    reference = LanguageModelReference(folder, bundle, checkpoint)
+    written = reference.write(write_float16_language_model_graphs)
     check_float16_values(folder, bundle, written.graphs, written.state_bounds)
-    onnx_model = OnnxLanguageModel(folder, written.graphs)
-    return written.compared(check_language_model(onnx_model, model, ranks, FP16_TOLERANCE))
+    return written.compared(reference.compare(OnnxLanguageModel(folder, written.graphs), FP16_TOLERANCE))
 
 
 def _sentence_encoder(folder: Path, bundle: Bundle, checkpoint: Checkpoint) -> Variant:
-    model = sentence_encoder_of(checkpoint)
-    round_model(model, bundle.dtype)
-    written = write_float16_sentence_encoder_graphs(
-        folder,
-        weights_of(model),
-        pooling=model.config.pooling,
-        normalized=model.config.normalized,
-        beside=bundle.variants["fp32"].graphs,
-        cell=model.config.cell,
-        connections=model.config.connections,
-    )
+    reference = SentenceEncoderReference(folder, bundle, checkpoint)
+    written = reference.write(write_float16_sentence_encoder_graphs)
     check_float16_values(folder, bundle, written.graphs, written.state_bounds)
-    onnx_model = OnnxSentenceEncoder(folder, written.graphs)
-    return written.compared(check_sentence_encoder(onnx_model, model, FP16_EMBEDDING_TOLERANCE))
+    return written.compared(reference.compare(OnnxSentenceEncoder(folder, written.graphs), FP16_EMBEDDING_TOLERANCE))
