@@ -11,7 +11,7 @@ from hiddenstate_exporter.cli import evaluate, export
 from hiddenstate_exporter.publishing import parity
 from hiddenstate_exporter.publishing.measurement import Data
 from hiddenstate_server.bundle import load_bundle
-from int8_bundles import int8_language_model_bundle
+from variant_bundles import int8_language_model_bundle
 
 
 @pytest.fixture
