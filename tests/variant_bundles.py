@@ -60,7 +60,7 @@ def fp16_sentence_encoder_bundle(folder: Path, *, pooling: Pooling = "mean", **f
 
 def _language_model(path: Path) -> dict[str, Any]:
     """Returns what the graphs of a language model's bundle were written with."""
-    shape = _shape(path, bidirectional=False)
+    shape = _shape(path)
     return {
         "weights": language_model_weights(VOCAB_SIZE, shape, seed=0),
         "token_ranks": word_ranks([*SPECIALS, *WORDS], range(len(SPECIALS))),
@@ -72,7 +72,7 @@ def _language_model(path: Path) -> dict[str, Any]:
 
 def _sentence_encoder(path: Path, pooling: Pooling) -> dict[str, Any]:
     """Returns what the graph of a sentence encoder's bundle was written with."""
-    bundle, shape = load_bundle(path), _shape(path, bidirectional=True)
+    bundle, shape = load_bundle(path), _shape(path)
     assert bundle.sentence_encoder is not None
     return {
         "weights": sentence_encoder_weights(VOCAB_SIZE, shape, bundle.sentence_encoder.dimension, pooling, seed=0),
@@ -84,7 +84,7 @@ def _sentence_encoder(path: Path, pooling: Pooling) -> dict[str, Any]:
     }
 
 
-def _shape(path: Path, *, bidirectional: bool) -> StackShape:
+def _shape(path: Path) -> StackShape:
     architecture = load_bundle(path).architecture
     assert architecture.cell != "transformer"
     return StackShape(
@@ -93,7 +93,7 @@ def _shape(path: Path, *, bidirectional: bool) -> StackShape:
         input_size=architecture.embedding_size,
         hidden_size=architecture.hidden_size,
         num_layers=architecture.num_layers,
-        bidirectional=bidirectional,
+        bidirectional=architecture.bidirectional,
     )
 
 
