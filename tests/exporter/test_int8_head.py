@@ -1,4 +1,4 @@
-"""Int8 heads: the projection that is multiplied out, and the adaptive softmax."""
+"""Int8 heads: with and without a projection, and the adaptive softmax."""
 
 from pathlib import Path
 from typing import Any
