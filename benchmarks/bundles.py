@@ -17,12 +17,7 @@ from tokenizers.pre_tokenizers import Split
 
 from hiddenstate_exporter.graphs.graph import write_language_model_graphs, write_sentence_encoder_graphs
 from hiddenstate_exporter.graphs.graph_builder import OPSET
-from hiddenstate_exporter.graphs.int8_graph import (
-    Int8Graphs,
-    write_int8_language_model_graphs,
-    write_int8_sentence_encoder_graphs,
-)
-from hiddenstate_exporter.graphs.quantization import WEIGHT_BITS
+from hiddenstate_exporter.graphs.int8_graph import write_int8_language_model_graphs, write_int8_sentence_encoder_graphs
 from hiddenstate_exporter.graphs.stack_shape import StackShape, tensor_shapes
 from hiddenstate_server.bundle import (
     CARD_FILE,
@@ -35,7 +30,6 @@ from hiddenstate_server.bundle import (
     SentenceEncoderSpec,
     Training,
     Variant,
-    VariantName,
     write_bundle,
 )
 from hiddenstate_server.tokenizer import word_ranks
@@ -94,7 +88,7 @@ def _write_encoder(models: Path, seed: int) -> None:
         parameters=sum(array.size for array in weights.values()),
         dtype="float16",
         opset=OPSET,
-        variants=_variants(graphs, int8),
+        variants={"fp32": Variant(graphs=graphs, parity=_PARITY), "int8": int8.compared(_PARITY)},
         sentence_encoder=SentenceEncoderSpec(
             dimension=_ENCODER.output_size, max_seq_length=MAX_SEQ_LENGTH, normalized=False
         ),
@@ -131,7 +125,7 @@ def _write_language_model(models: Path, name: str, vocab_size: int, *, num_layer
         parameters=sum(array.size for key, array in weights.items() if key != "decoder.weight"),
         dtype="float16",
         opset=OPSET,
-        variants=_variants(graphs, int8),
+        variants={"fp32": Variant(graphs=graphs, parity=_PARITY), "int8": int8.compared(_PARITY)},
         language_model=LanguageModelSpec(
             state_size=shape.state_size,
             output_offset=shape.output_offset,
@@ -164,16 +158,3 @@ def _weights(shape: StackShape, vocab_size: int, seed: int) -> Weights:
     rng = np.random.default_rng(seed)
     sizes = {"embedding.weight": (vocab_size, shape.input_size), **tensor_shapes(shape)}
     return {name: (0.05 * rng.standard_normal(size)).astype(np.float32) for name, size in sizes.items()}
-
-
-def _variants(graphs: dict[str, str], int8: Int8Graphs) -> dict[VariantName, Variant]:
-    return {
-        "fp32": Variant(graphs=graphs, parity=_PARITY),
-        "int8": Variant(
-            graphs=int8.graphs,
-            parity=_PARITY,
-            activation_bounds=int8.activation_bounds,
-            state_bounds=int8.state_bounds,
-            weight_bits=WEIGHT_BITS,
-        ),
-    }

@@ -17,6 +17,7 @@ from bundles import (
 from hiddenstate_exporter.graphs.stack_shape import Cell, Connections
 from hiddenstate_exporter.networks.language_model import LanguageModelConfig
 from hiddenstate_exporter.networks.sentence_encoder import SentenceEncoderConfig
+from hiddenstate_exporter.publishing.export import ExportOptions, export
 from hiddenstate_exporter.training.checkpoint import Checkpoint, save_checkpoint
 
 VOCABULARY = [*SPECIALS, *WORDS]
@@ -84,3 +85,10 @@ def saved(checkpoint: Checkpoint, folder: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(path, checkpoint)
     return path
+
+
+def exported(checkpoint: Checkpoint, folder: Path, **options: Any) -> tuple[Path, list[str]]:
+    """Publishes a checkpoint in `folder/models`; returns the bundle's folder, and the lines that were shown."""
+    lines: list[str] = []
+    target = export(saved(checkpoint, folder), ExportOptions(to=folder / "models", **options), echo=lines.append)
+    return target, lines

@@ -291,3 +291,26 @@ def encoded(vectors: Sequence[Sequence[float]], *, version: str = "2", truncated
         model_version=version,
         truncated=truncated,
     )
+
+
+def fall_silent(fake: FakeServer) -> None:
+    """Makes the server answer no prediction until `fake.silence` is set."""
+
+    def predict(request: lm.PredictRequest, context: grpc.ServicerContext) -> lm.PredictResponse:
+        fake.silence.wait()
+        return lm.PredictResponse()
+
+    fake.predict = predict  # type: ignore[method-assign]
+
+
+def endless(fake: FakeServer) -> threading.Event:
+    """Makes the server generate a word and then nothing until `fake.silence` is set; returns what is set at the end."""
+    ended = threading.Event()
+
+    def generate(request: lm.GenerateRequest, context: grpc.ServicerContext) -> Iterator[lm.GenerateResponse]:
+        context.add_callback(ended.set)
+        yield lm.GenerateResponse(word="a")
+        fake.silence.wait()
+
+    fake.generate = generate  # type: ignore[method-assign]
+    return ended

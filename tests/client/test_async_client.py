@@ -1,14 +1,12 @@
 """The asyncio client: what differs from the one for threads is the event loop, cancelling and closing."""
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
-import grpc
 import pytest
 import pytest_asyncio
 
-from client.fake_server import FakeServer, RunningServer
+from client.fake_server import FakeServer, RunningServer, endless, fall_silent
 from hiddenstate import (
     AsyncClient,
     CallCancelledError,
@@ -19,7 +17,6 @@ from hiddenstate import (
     ModelNotFoundError,
     UnavailableError,
 )
-from hiddenstate.v1 import language_model_pb2 as lm
 
 
 @pytest_asyncio.fixture
@@ -30,11 +27,7 @@ async def async_client(server: RunningServer) -> AsyncIterator[AsyncClient]:
 
 @pytest.fixture
 def silent(fake: FakeServer) -> FakeServer:
-    def predict(request: lm.PredictRequest, context: grpc.ServicerContext) -> lm.PredictResponse:
-        fake.silence.wait()
-        return lm.PredictResponse()
-
-    fake.predict = predict  # type: ignore[method-assign]
+    fall_silent(fake)
     return fake
 
 
@@ -64,14 +57,7 @@ async def test_generated_words_come_one_by_one_and_the_end_tells_why(async_clien
 
 
 async def test_leaving_a_generation_stops_the_servers_work(async_client: AsyncClient, fake: FakeServer) -> None:
-    stopped = threading.Event()
-
-    def endless(request: lm.GenerateRequest, context: grpc.ServicerContext) -> Iterator[lm.GenerateResponse]:
-        context.add_callback(stopped.set)
-        yield lm.GenerateResponse(word="a")
-        fake.silence.wait()
-
-    fake.generate = endless  # type: ignore[method-assign]
+    stopped = endless(fake)
     async with async_client.generate("I") as generation:
         assert (await anext(generation)).word == "a"
     assert await asyncio.to_thread(stopped.wait, 30)

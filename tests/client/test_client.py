@@ -1,8 +1,6 @@
 import dataclasses
 import math
 import re
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,7 +8,7 @@ import grpc
 import numpy as np
 import pytest
 
-from client.fake_server import USAGE, FakeServer, RunningServer, predicted
+from client.fake_server import USAGE, FakeServer, RunningServer, endless, fall_silent, predicted
 from hiddenstate import (
     CallCancelledError,
     Candidate,
@@ -130,14 +128,7 @@ def test_a_generation_can_be_taken_as_text(client: Client) -> None:
 
 
 def test_leaving_a_generation_stops_the_servers_work(client: Client, fake: FakeServer) -> None:
-    stopped = threading.Event()
-
-    def endless(request: lm.GenerateRequest, context: grpc.ServicerContext) -> Iterator[lm.GenerateResponse]:
-        context.add_callback(stopped.set)
-        yield lm.GenerateResponse(word="a")
-        fake.silence.wait()
-
-    fake.generate = endless  # type: ignore[method-assign]
+    stopped = endless(fake)
     with client.generate("I") as generation:
         assert next(generation).word == "a"
     assert stopped.wait(timeout=30)
@@ -173,11 +164,7 @@ def test_many_threads_share_a_client(client: Client) -> None:
 
 
 def test_silence_ends_with_the_clients_deadline_or_the_calls_own(server: RunningServer, fake: FakeServer) -> None:
-    def silent(request: lm.PredictRequest, context: grpc.ServicerContext) -> lm.PredictResponse:
-        fake.silence.wait()
-        return lm.PredictResponse()
-
-    fake.predict = silent  # type: ignore[method-assign]
+    fall_silent(fake)
     with Client(server.address, timeout_s=0.05) as client, pytest.raises(DeadlineError, match="timeout_s"):
         client.predict("I")
     with Client(server.address) as client, pytest.raises(DeadlineError):
@@ -277,11 +264,7 @@ def test_a_closed_client_says_so(server: RunningServer) -> None:
 
 
 def test_closing_a_client_ends_a_call_of_another_thread(server: RunningServer, fake: FakeServer) -> None:
-    def silent(request: lm.PredictRequest, context: grpc.ServicerContext) -> lm.PredictResponse:
-        fake.silence.wait()
-        return lm.PredictResponse()
-
-    fake.predict = silent  # type: ignore[method-assign]
+    fall_silent(fake)
     client = Client(server.address)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(client.predict, "I")

@@ -1,13 +1,11 @@
 import importlib
 from typing import Any
 
-import grpc
 import pytest
 from click.testing import CliRunner
 
-from client.fake_server import FakeServer, RunningServer
+from client.fake_server import FakeServer, RunningServer, fall_silent
 from hiddenstate.cli import main
-from hiddenstate.v1 import language_model_pb2 as lm
 
 
 def test_the_list_of_commands_cuts_no_help_short() -> None:
@@ -44,11 +42,7 @@ def test_a_time_limit_that_is_no_time_is_told_with_its_option(timeout_s: str) ->
 
 
 def test_too_short_a_time_is_told_with_the_option_that_allows_more(server: RunningServer, fake: FakeServer) -> None:
-    def silent(request: lm.PredictRequest, context: grpc.ServicerContext) -> lm.PredictResponse:
-        fake.silence.wait()
-        return lm.PredictResponse()
-
-    fake.predict = silent  # type: ignore[method-assign]
+    fall_silent(fake)
     result = CliRunner().invoke(main, ["predict", "I", "--server", server.address, "--timeout-s", "0.05"])
     assert result.exit_code == 1
     assert result.stderr.endswith("allow more with --timeout-s\n")

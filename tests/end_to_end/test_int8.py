@@ -11,8 +11,8 @@ import pytest_asyncio
 from bundles import WORDS
 from hiddenstate import AsyncClient
 from hiddenstate_server import variant_choice
-from int8_bundles import int8_language_model_bundle, int8_sentence_encoder_bundle
 from serving import serving
+from variant_bundles import int8_language_model_bundle, int8_sentence_encoder_bundle
 
 RNG = np.random.default_rng(3)
 LETTERS = [word for word in WORDS if word.isalpha()]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bundles import WORDS
+from hiddenstate_exporter.publishing import parity
 from hiddenstate_exporter.publishing.measurement import Data
 
 
@@ -15,6 +16,13 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compares few cases with PyTorch: test_parity tests the comparison, and it takes seconds."""
+    monkeypatch.setattr(parity, "BATCH_SIZES", (1, 5))
+    monkeypatch.setattr(parity, "SEQ_LENS", (1, 7))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from hiddenstate_exporter.graphs.graph import write_language_model_graphs
 from hiddenstate_exporter.graphs.weights import WeightsError
 from hiddenstate_exporter.networks.adaptive_softmax import AdaptiveSoftmax
 from hiddenstate_exporter.networks.language_model import LanguageModel, LanguageModelConfig
-from hiddenstate_exporter.publishing import parity
 from hiddenstate_exporter.publishing.checkpoint_model import weights_of
 from hiddenstate_exporter.publishing.language_model_parity import check_language_model
 from hiddenstate_exporter.publishing.onnx_model import IdArray, OnnxLanguageModel
@@ -128,18 +127,15 @@ def _train(book: Path, run_dir: Path, options: str) -> Result:
 ADAPTIVE = "--head adaptive-softmax --cutoffs 10,25 --div-value 2 --lr 0.02 --max-epochs 6"
 
 
+@pytest.mark.usefixtures("small_grid")
 @pytest.mark.parametrize("precision", ["", "--precision auto"])
-async def test_a_model_is_trained_published_and_served(
-    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
-) -> None:
+async def test_a_model_is_trained_published_and_served(book: Path, tmp_path: Path, precision: str) -> None:
     result = _train(book, tmp_path / "run", f"{ADAPTIVE} {precision}")
     assert result.exit_code == 0, result.output
     checkpoint = load_checkpoint(tmp_path / "run" / "best.pt")
     assert checkpoint.config["cutoffs"] == (10, 25)
     assert checkpoint.metrics["perplexity"] < 3  # one of three tokens is a choice, among some eight words
     assert "--cutoffs 10,25 --div-value 2" in checkpoint.training["command"]
-    monkeypatch.setattr(parity, "BATCH_SIZES", (1, 5))
-    monkeypatch.setattr(parity, "SEQ_LENS", (1, 7))
     published = CliRunner().invoke(export, [str(tmp_path / "run" / "best.pt"), "--to", str(tmp_path / "models")])
     assert published.exit_code == 0, published.output
     assert "LSTM 1x16, embedding 16 with adaptive softmax" in published.output

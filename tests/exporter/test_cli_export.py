@@ -8,17 +8,9 @@ from click.testing import CliRunner, Result
 from bundles import language_model_bundle
 from checkpoints import language_model_checkpoint, saved, sentence_encoder_checkpoint
 from hiddenstate_exporter.cli import evaluate, export
-from hiddenstate_exporter.publishing import parity
 from hiddenstate_exporter.publishing.measurement import Data
 from hiddenstate_server.bundle import load_bundle
-from int8_bundles import int8_language_model_bundle
-
-
-@pytest.fixture
-def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compares few cases with PyTorch: test_parity tests the comparison, and it takes seconds."""
-    monkeypatch.setattr(parity, "BATCH_SIZES", (1, 5))
-    monkeypatch.setattr(parity, "SEQ_LENS", (1, 7))
+from variant_bundles import int8_language_model_bundle
 
 
 def _export(*arguments: object) -> Result:

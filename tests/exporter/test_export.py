@@ -10,21 +10,16 @@ import torch
 from checkpoints import language_model_checkpoint, saved, sentence_encoder_checkpoint
 from hiddenstate_exporter.graphs.graph import write_language_model_graphs
 from hiddenstate_exporter.graphs.weights import Weights, WeightsFile
-from hiddenstate_exporter.publishing import build, measurement, parity
+from hiddenstate_exporter.publishing import build, measurement
 from hiddenstate_exporter.publishing.export import ExportError, ExportOptions, export
 from hiddenstate_exporter.publishing.measurement import Data, Margin
 from hiddenstate_exporter.publishing.publication import PublicationError
 from hiddenstate_exporter.training.checkpoint import Checkpoint, CheckpointError
 from hiddenstate_server.bundle import load_bundle
 
+pytestmark = pytest.mark.usefixtures("small_grid")
+
 CHECKPOINTS = [language_model_checkpoint(), sentence_encoder_checkpoint()]
-
-
-@pytest.fixture(autouse=True)
-def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compares few cases with PyTorch: test_parity tests the comparison, and it takes seconds."""
-    monkeypatch.setattr(parity, "BATCH_SIZES", (1, 5))
-    monkeypatch.setattr(parity, "SEQ_LENS", (1, 7))
 
 
 def _export(checkpoint: Checkpoint, folder: Path, **options: Any) -> Path:

@@ -3,16 +3,15 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
-from checkpoints import language_model_checkpoint, saved, sentence_encoder_checkpoint
+from checkpoints import exported, language_model_checkpoint, sentence_encoder_checkpoint
 from hiddenstate_exporter.graphs.weights import WeightsError
-from hiddenstate_exporter.publishing import fp16_variant, measurement, parity
+from hiddenstate_exporter.publishing import fp16_variant, measurement
 from hiddenstate_exporter.publishing.activation_bounds import BoundError
-from hiddenstate_exporter.publishing.export import ExportError, ExportOptions, export
+from hiddenstate_exporter.publishing.export import ExportError
 from hiddenstate_exporter.publishing.fp16_variant import add_fp16, build_fp16
 from hiddenstate_exporter.publishing.measurement import Data, Margin, MeasurementError
 from hiddenstate_exporter.publishing.parity import ParityError
@@ -20,20 +19,9 @@ from hiddenstate_exporter.publishing.variant import VariantError
 from hiddenstate_exporter.training.checkpoint import Checkpoint
 from hiddenstate_server.bundle import load_bundle
 
+pytestmark = pytest.mark.usefixtures("small_grid")
+
 FP16 = ("fp32", "fp16")
-
-
-@pytest.fixture(autouse=True)
-def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compares few cases with PyTorch: test_parity tests the comparison, and it takes seconds."""
-    monkeypatch.setattr(parity, "BATCH_SIZES", (1, 5))
-    monkeypatch.setattr(parity, "SEQ_LENS", (1, 7))
-
-
-def _export(checkpoint: Checkpoint, folder: Path, **options: Any) -> tuple[Path, list[str]]:
-    lines: list[str] = []
-    target = export(saved(checkpoint, folder), ExportOptions(to=folder / "models", **options), echo=lines.append)
-    return target, lines
 
 
 def _scaled(checkpoint: Checkpoint, factors: Mapping[str, float]) -> Checkpoint:
@@ -43,7 +31,7 @@ def _scaled(checkpoint: Checkpoint, factors: Mapping[str, float]) -> Checkpoint:
 
 
 def test_a_language_model_gets_float16_graphs_and_their_numbers(tmp_path: Path, text: Data) -> None:
-    folder, lines = _export(language_model_checkpoint(), tmp_path, data=text, variants=FP16)
+    folder, lines = exported(language_model_checkpoint(), tmp_path, data=text, variants=FP16)
     bundle = load_bundle(folder)
     fp16 = bundle.variants["fp16"]
     assert list(bundle.variants) == ["fp32", "fp16"]
@@ -66,7 +54,7 @@ def test_a_sentence_encoder_gets_float16_graphs_and_their_numbers(
 ) -> None:
     # Random vectors of few components are nearly as like as unlike: their ranks hang on the last digits.
     monkeypatch.setitem(measurement.MARGINS, "fp16", Margin(perplexity=0, spearman=0.01))
-    folder, _ = _export(sentence_encoder_checkpoint(), tmp_path, data=pairs, variants=FP16)
+    folder, _ = exported(sentence_encoder_checkpoint(), tmp_path, data=pairs, variants=FP16)
     fp16 = load_bundle(folder).variants["fp16"]
     assert fp16.metrics["sts_dev_spearman"] == pytest.approx(load_bundle(folder).metrics["sts_dev_spearman"], abs=0.01)
     assert 0 < fp16.parity.worst < fp16.parity.tolerance == 0.01
@@ -74,17 +62,17 @@ def test_a_sentence_encoder_gets_float16_graphs_and_their_numbers(
 
 
 def test_float16_graphs_are_made_where_they_are_asked_for_only(tmp_path: Path, text: Data) -> None:
-    folder, lines = _export(language_model_checkpoint(), tmp_path, data=text)
+    folder, lines = exported(language_model_checkpoint(), tmp_path, data=text)
     assert list(load_bundle(folder).variants) == ["fp32", "int8"]
     assert not [line for line in lines if "fp16" in line]
-    both, _ = _export(language_model_checkpoint(), tmp_path / "both", data=text, variants=("int8", "fp16", "fp32"))
+    both, _ = exported(language_model_checkpoint(), tmp_path / "both", data=text, variants=("int8", "fp16", "fp32"))
     assert list(load_bundle(both).variants) == ["fp32", "fp16", "int8"]
     for name in ("weights.bin", "weights.int8.bin", "recurrent.int8.onnx", "head.onnx"):
         assert (both / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_beside_weights_of_float32_a_bundle_lists_those_of_float16(tmp_path: Path, text: Data) -> None:
-    folder, _ = _export(language_model_checkpoint(), tmp_path, data=text, variants=FP16, dtype="float32")
+    folder, _ = exported(language_model_checkpoint(), tmp_path, data=text, variants=FP16, dtype="float32")
     bundle = load_bundle(folder)
     assert (bundle.dtype, "weights.fp16.bin" in bundle.files) == ("float32", True)
     assert bundle.variants["fp16"].parity.worst > bundle.variants["fp32"].parity.worst
@@ -92,7 +80,7 @@ def test_beside_weights_of_float32_a_bundle_lists_those_of_float16(tmp_path: Pat
 
 def test_equal_checkpoints_give_equal_bytes(tmp_path: Path, text: Data) -> None:
     first, second = (
-        _export(language_model_checkpoint(), tmp_path / name, data=text, variants=FP16)[0] for name in "ab"
+        exported(language_model_checkpoint(), tmp_path / name, data=text, variants=FP16)[0] for name in "ab"
     )
     for path in first.iterdir():
         assert path.read_bytes() == (second / path.name).read_bytes()
@@ -105,7 +93,7 @@ def test_without_data_float16_is_refused_and_the_flag_is_named(
     tmp_path: Path, checkpoint: Checkpoint, flag: str
 ) -> None:
     with pytest.raises(MeasurementError, match=f"beside fp32 is published once it has been measured: .*{flag}"):
-        _export(checkpoint, tmp_path, variants=FP16)
+        exported(checkpoint, tmp_path, variants=FP16)
     assert not (tmp_path / "models").exists()
 
 
@@ -128,14 +116,14 @@ def test_float16_that_fails_a_check_is_an_error_and_leaves_nothing(
     tmp_path: Path, text: Data, monkeypatch: pytest.MonkeyPatch, message: str
 ) -> None:
     checkpoint = language_model_checkpoint()
-    plain, _ = _export(checkpoint, tmp_path / "plain", data=text, variants=("fp32",), dtype="float32")
+    plain, _ = exported(checkpoint, tmp_path / "plain", data=text, variants=("fp32",), dtype="float32")
     before = {path.name: path.read_bytes() for path in plain.iterdir()}
     FAILURES[message](monkeypatch)
     with pytest.raises(ValueError, match=message):
         add_fp16(plain, load_bundle(plain), checkpoint, text)
     assert {path.name: path.read_bytes() for path in plain.iterdir()} == before
     with pytest.raises(ExportError, match=f"fp16 graphs: .*{message}"):
-        _export(checkpoint, tmp_path, data=text, variants=FP16)
+        exported(checkpoint, tmp_path, data=text, variants=FP16)
     assert not (tmp_path / "models").exists()
 
 
@@ -168,7 +156,7 @@ OVERFLOWS: dict[str, tuple[Checkpoint, dict[str, float], str]] = {
 @pytest.mark.parametrize("what", OVERFLOWS)
 def test_what_float16_cannot_hold_is_refused_by_the_names_of_its_tensors(tmp_path: Path, what: str) -> None:
     plain, changes, message = OVERFLOWS[what]
-    folder, _ = _export(plain, tmp_path, dtype="float32")
+    folder, _ = exported(plain, tmp_path, dtype="float32")
     bundle = load_bundle(folder)
     build_fp16(folder, bundle, plain)
     with pytest.raises((WeightsError, BoundError), match=message):
@@ -179,12 +167,12 @@ def test_a_weight_that_float16_cannot_hold_ends_an_export(tmp_path: Path, text: 
     checkpoint = _scaled(language_model_checkpoint(), {"decoder.bias": 1e7})
     message = r"best\.pt: fp16 graphs: tensor 'decoder\.bias' holds values that are too large for float16"
     with pytest.raises(ExportError, match=message):
-        _export(checkpoint, tmp_path, data=text, variants=FP16, dtype="float32")
+        exported(checkpoint, tmp_path, data=text, variants=FP16, dtype="float32")
     assert not (tmp_path / "models").exists()
 
 
 def test_a_transformer_has_no_float16_graphs_and_is_told_why(tmp_path: Path) -> None:
-    folder, _ = _export(language_model_checkpoint(), tmp_path)
+    folder, _ = exported(language_model_checkpoint(), tmp_path)
     bundle = load_bundle(folder)
     transformer = msgspec.structs.replace(bundle.architecture, cell="transformer")
     with pytest.raises(VariantError, match="only recurrent models have float16 graphs"):
@@ -195,6 +183,6 @@ def test_a_graph_that_float16_parity_refuses_says_how_far_off_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _strict(monkeypatch)
-    folder, _ = _export(language_model_checkpoint(), tmp_path)
+    folder, _ = exported(language_model_checkpoint(), tmp_path)
     with pytest.raises(ParityError, match="outputs: differs from PyTorch by"):
         build_fp16(folder, load_bundle(folder), language_model_checkpoint())

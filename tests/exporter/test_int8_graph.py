@@ -34,7 +34,7 @@ from hiddenstate_exporter.publishing.onnx_model import (
     OnnxSentenceEncoder,
 )
 from hiddenstate_server.bundle import Bundle, StateBound, load_bundle
-from int8_bundles import VOCAB_SIZE, int8_language_model_bundle, int8_sentence_encoder_bundle
+from variant_bundles import VOCAB_SIZE, int8_language_model_bundle, int8_sentence_encoder_bundle
 
 CELLS: tuple[Cell, ...] = ("rnn", "lstm", "gru")
 CONNECTIONS: tuple[Connections, ...] = ("none", "residual", "highway", "dense")

@@ -1,4 +1,4 @@
-"""Int8 heads: the projection that is multiplied out, and the adaptive softmax."""
+"""Int8 heads: with and without a projection, and the adaptive softmax."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,8 @@ import torch
 
 from checkpoints import VOCABULARY
 from hiddenstate_exporter.graphs.graph import write_language_model_graphs
-from hiddenstate_exporter.graphs.int8_graph import Int8Graphs, write_int8_language_model_graphs
+from hiddenstate_exporter.graphs.int8_graph import write_int8_language_model_graphs
+from hiddenstate_exporter.graphs.variant_graphs import VariantGraphs
 from hiddenstate_exporter.networks.language_model import LanguageModel, LanguageModelConfig
 from hiddenstate_exporter.publishing.checkpoint_model import round_model, weights_of
 from hiddenstate_exporter.publishing.invariance import check_language_model_invariance
@@ -31,7 +32,7 @@ def _model(**fields: Any) -> LanguageModel:
     return model
 
 
-def _write(folder: Path, model: LanguageModel) -> tuple[OnnxLanguageModel, Int8Graphs]:
+def _write(folder: Path, model: LanguageModel) -> tuple[OnnxLanguageModel, VariantGraphs]:
     weights = weights_of(model)
     fp32 = write_language_model_graphs(folder, weights, RANKS)
     int8 = write_int8_language_model_graphs(folder, weights, RANKS, beside=fp32)

@@ -16,7 +16,7 @@ from hiddenstate_exporter.cli import evaluate
 from hiddenstate_exporter.foreign.transformer_files import TransformerFolderError
 from hiddenstate_exporter.foreign.transformer_folder import TransformerFolder
 from hiddenstate_exporter.graphs.weights import StoredDtype
-from hiddenstate_exporter.publishing import parity, source, transformer_build
+from hiddenstate_exporter.publishing import source, transformer_build
 from hiddenstate_exporter.publishing.evaluation import encode_sentences
 from hiddenstate_exporter.publishing.export import ExportError, ExportOptions, export
 from hiddenstate_exporter.publishing.onnx_model import OnnxSentenceEncoder
@@ -25,14 +25,9 @@ from hiddenstate_server.bundle import load_bundle
 from teachers import sentences
 from transformers_folder import HIDDEN_SIZE, MAX_SEQ_LENGTH, change_settings, change_weights, load, write_transformer
 
+pytestmark = pytest.mark.usefixtures("small_grid")
+
 TEXTS = [*sentences(20), "cat", "THE Cats wanted caf\u00e9s!", "the cat sees a dog " * 20, "the dog sees a cat " * 7]
-
-
-@pytest.fixture(autouse=True)
-def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compares few cases with PyTorch, since each export does."""
-    monkeypatch.setattr(parity, "BATCH_SIZES", (1, 5))
-    monkeypatch.setattr(parity, "SEQ_LENS", (1, 7))
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from hiddenstate.v1.language_model_pb2 import (
 )
 from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest
 from hiddenstate_server import variant_choice
-from int8_bundles import int8_language_model_bundle, int8_sentence_encoder_bundle
 from serving import Wire, serving
+from variant_bundles import int8_language_model_bundle, int8_sentence_encoder_bundle
 
 RNG = np.random.default_rng(5)
 TEXTS = [" ".join(RNG.choice([word for word in WORDS if word.isalpha()], size=length)) for length in range(1, 41)]

@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from bundles import language_model_bundle
-from fp16_bundles import fp16_language_model_bundle, fp16_sentence_encoder_bundle
 from hiddenstate_server import variant_choice
 from hiddenstate_server.bundle import Bundle, VariantName, load_bundle, write_bundle
 from hiddenstate_server.config import EngineSettings
@@ -22,7 +21,12 @@ from hiddenstate_server.providers import CPU, Provider
 from hiddenstate_server.repository import Repository
 from hiddenstate_server.state_token import State, pack_state, unpack_state
 from hiddenstate_server.variant_choice import Choice, Wanted, load_variant
-from int8_bundles import int8_language_model_bundle, int8_sentence_encoder_bundle
+from variant_bundles import (
+    fp16_language_model_bundle,
+    fp16_sentence_encoder_bundle,
+    int8_language_model_bundle,
+    int8_sentence_encoder_bundle,
+)
 
 HERE = Provider(name=CPU, reason="as asked")
 CUDA = Provider(name="CUDAExecutionProvider", reason="it is installed and works")

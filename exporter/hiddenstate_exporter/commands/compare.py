@@ -8,7 +8,7 @@ import click
 from hiddenstate_exporter.commands.choices import Choices
 from hiddenstate_exporter.commands.config_options import config_options, given_keys, read_run
 from hiddenstate_exporter.commands.errors import EXIT_INTERRUPTED, clear_errors, command_line
-from hiddenstate_exporter.commands.threads import use_threads
+from hiddenstate_exporter.commands.threads import THREADS, use_threads
 from hiddenstate_exporter.training.run_config import LanguageModelRun
 
 EPILOG = """
@@ -59,7 +59,7 @@ KEYS: Final = {
 @click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Budget of each training.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Budget of each training.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, help="Trainings of each, to see what is chance.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: as many as torch likes]")
+@THREADS
 @click.option("--resume", is_flag=True, help="Go on with the comparison in --out.")
 @config_options
 @click.pass_context

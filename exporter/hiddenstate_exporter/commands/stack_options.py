@@ -1,12 +1,21 @@
-"""The options of the recurrent layers, which all training commands have."""
+"""The options of the recurrent layers, which all training commands have, and the keys of a run they stand for."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
 
 from hiddenstate_exporter.graphs.stack_shape import MAX_LAYERS
+
+STACK_KEYS: Final = {
+    "cell": "model.cell",
+    "connections": "model.connections",
+    "embedding_size": "model.embedding_size",
+    "hidden_size": "model.hidden_size",
+    "num_layers": "model.num_layers",
+    "forget_bias": "model.forget_bias",
+}
 
 
 def stack_options(

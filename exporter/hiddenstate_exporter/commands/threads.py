@@ -2,6 +2,10 @@
 
 import os
 
+import click
+
+THREADS = click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: as many as torch likes]")
+
 
 def use_threads(threads: int | None) -> None:
     """Bounds the tokenizer's threads and torch's, which is imported here; None: as many as they like.

@@ -9,8 +9,17 @@ from hiddenstate_exporter.commands.config_options import config_options, given_k
 from hiddenstate_exporter.commands.device_options import DEVICE, PRECISION
 from hiddenstate_exporter.commands.errors import EXIT_INTERRUPTED, clear_errors, command_line
 from hiddenstate_exporter.commands.head_options import head_options, take_head
-from hiddenstate_exporter.commands.stack_options import check_forget_bias, stack_options
-from hiddenstate_exporter.commands.threads import use_threads
+from hiddenstate_exporter.commands.stack_options import STACK_KEYS, check_forget_bias, stack_options
+from hiddenstate_exporter.commands.threads import THREADS, use_threads
+from hiddenstate_exporter.commands.training_options import (
+    CLIP,
+    DATA_DESCRIPTION,
+    LR,
+    RESUME,
+    SCHEDULE,
+    TRAINING_KEYS,
+    VALIDATIONS_PER_EPOCH,
+)
 from hiddenstate_exporter.training.run_config import LanguageModelRun
 
 EPILOG = """
@@ -36,31 +45,13 @@ Examples:
 
 KEYS: Final = {
     "sources": "data.sources",
-    "data_description": "data.description",
     "vocab_size": "data.vocab_size",
-    "cell": "model.cell",
-    "connections": "model.connections",
-    "embedding_size": "model.embedding_size",
-    "hidden_size": "model.hidden_size",
-    "num_layers": "model.num_layers",
-    "forget_bias": "model.forget_bias",
+    **STACK_KEYS,
     "dropout": "regularization.dropout",
-    "batch_size": "batches.batch_size",
     "bptt": "batches.bptt",
     "sampled_softmax": "batches.sampled_softmax",
     "optimizer": "optimizer.name",
-    "lr": "optimizer.lr",
-    "weight_decay": "optimizer.weight_decay",
-    "clip": "optimizer.clip",
-    "schedule": "schedule.kind",
-    "max_epochs": "training.max_epochs",
-    "max_minutes": "training.max_minutes",
-    "patience": "training.patience",
-    "validations_per_epoch": "training.validations_per_epoch",
-    "seed": "training.seed",
-    "threads": "training.threads",
-    "precision": "training.precision",
-    "device": "training.device",
+    **TRAINING_KEYS,
 }
 
 
@@ -104,16 +95,10 @@ KEYS: Final = {
     default="adamw",
     help="nt-asgd: SGD, and the mean of weights from where validation stops improving.",
 )
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=2e-3, help="Peak learning rate.")
-@click.option(
-    "--schedule",
-    type=click.Choice(["cosine", "linear", "plateau", "constant"]),
-    default="cosine",
-    help="cosine, linear: falls to near zero over --max-epochs or --max-minutes, whichever is nearer; "
-    "plateau: halves when validation does not improve.",
-)
+@LR
+@SCHEDULE
 @click.option("--weight-decay", type=click.FloatRange(min=0), default=0.01, help="Weight decay.")
-@click.option("--clip", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Largest norm of the gradient.")
+@CLIP
 @click.option("--max-epochs", type=click.IntRange(min=1), default=40, help="Passes over the text at most.")
 @click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True), help="Time limit over all resumptions.")
 @click.option(
@@ -122,9 +107,9 @@ KEYS: Final = {
     default=5,
     help="Stop after so many validations in a row without a better perplexity.",
 )
-@click.option("--validations-per-epoch", type=click.IntRange(min=1), default=1, help="How often to validate.")
+@VALIDATIONS_PER_EPOCH
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of weights, dropout and samples.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: as many as torch likes]")
+@THREADS
 @click.option(
     "--sampled-softmax",
     type=click.IntRange(min=0),
@@ -134,10 +119,8 @@ KEYS: Final = {
 )
 @PRECISION
 @DEVICE
-@click.option("--resume", is_flag=True, help="Continue the run in --run-dir.")
-@click.option(
-    "--data-description", metavar="TEXT", help="What the data is, for the model card.  [default: the sources]"
-)
+@RESUME
+@DATA_DESCRIPTION
 @click.pass_context
 @clear_errors
 def language_model(ctx: click.Context, /, **given: Any) -> None:

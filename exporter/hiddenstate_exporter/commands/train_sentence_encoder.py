@@ -8,8 +8,17 @@ import click
 from hiddenstate_exporter.commands.config_options import config_options, given_keys, read_run
 from hiddenstate_exporter.commands.device_options import DEVICE, PRECISION
 from hiddenstate_exporter.commands.errors import EXIT_INTERRUPTED, clear_errors, command_line
-from hiddenstate_exporter.commands.stack_options import check_forget_bias, only_with, stack_options
-from hiddenstate_exporter.commands.threads import use_threads
+from hiddenstate_exporter.commands.stack_options import STACK_KEYS, check_forget_bias, only_with, stack_options
+from hiddenstate_exporter.commands.threads import THREADS, use_threads
+from hiddenstate_exporter.commands.training_options import (
+    CLIP,
+    DATA_DESCRIPTION,
+    LR,
+    RESUME,
+    SCHEDULE,
+    TRAINING_KEYS,
+    VALIDATIONS_PER_EPOCH,
+)
 from hiddenstate_exporter.training.sentence_encoder_config import DEFAULT_TEACHER, SentenceEncoderRun
 
 EPILOG = """
@@ -41,32 +50,14 @@ KEYS: Final = {
     "variants": "data.variants",
     "held_out": "data.held_out",
     "sts": "data.sts",
-    "data_description": "data.description",
     "dimension": "model.dimension",
-    "cell": "model.cell",
-    "connections": "model.connections",
-    "embedding_size": "model.embedding_size",
-    "hidden_size": "model.hidden_size",
-    "num_layers": "model.num_layers",
-    "forget_bias": "model.forget_bias",
+    **STACK_KEYS,
     "bidirectional": "model.bidirectional",
     "pooling": "model.pooling",
     "attention_heads": "model.attention_heads",
     "attention_size": "model.attention_size",
     "dropout": "regularization.dropout",
-    "batch_size": "batches.batch_size",
-    "lr": "optimizer.lr",
-    "weight_decay": "optimizer.weight_decay",
-    "clip": "optimizer.clip",
-    "schedule": "schedule.kind",
-    "max_epochs": "training.max_epochs",
-    "max_minutes": "training.max_minutes",
-    "patience": "training.patience",
-    "validations_per_epoch": "training.validations_per_epoch",
-    "seed": "training.seed",
-    "threads": "training.threads",
-    "precision": "training.precision",
-    "device": "training.device",
+    **TRAINING_KEYS,
 }
 
 
@@ -140,16 +131,10 @@ KEYS: Final = {
     help="Weight of similarities within a batch beside the vectors' own direction.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), default=128, help="Sentences in a step.")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), default=2e-3, help="Peak learning rate.")
-@click.option(
-    "--schedule",
-    type=click.Choice(["cosine", "linear", "plateau", "constant"]),
-    default="cosine",
-    help="cosine, linear: falls to near zero over --max-epochs or --max-minutes, whichever is nearer; plateau: halves "
-    "when validation does not improve.",
-)
+@LR
+@SCHEDULE
 @click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, help="AdamW's weight decay.")
-@click.option("--clip", type=click.FloatRange(min=0, min_open=True), default=1.0, help="Largest norm of the gradient.")
+@CLIP
 @click.option("--max-epochs", type=click.IntRange(min=1), default=20, help="Passes over the sentences at most.")
 @click.option(
     "--max-minutes",
@@ -162,9 +147,9 @@ KEYS: Final = {
     default=5,
     help="Stop after so many validations in a row without a better cosine.",
 )
-@click.option("--validations-per-epoch", type=click.IntRange(min=1), default=1, help="How often to validate.")
+@VALIDATIONS_PER_EPOCH
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of weights, dropout, samples and variants.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: as many as torch likes]")
+@THREADS
 @PRECISION
 @DEVICE
 @click.option(
@@ -179,10 +164,8 @@ KEYS: Final = {
     help="A file of the STS Benchmark to measure the result (and the teacher) on; its sentences are kept out "
     "of training.",
 )
-@click.option("--resume", is_flag=True, help="Continue the run in --run-dir.")
-@click.option(
-    "--data-description", metavar="TEXT", help="What the data is, for the model card.  [default: the sources]"
-)
+@RESUME
+@DATA_DESCRIPTION
 @click.pass_context
 @clear_errors
 def sentence_encoder(ctx: click.Context, /, **given: Any) -> None:

@@ -74,6 +74,7 @@ def read_transformer(folder: Path) -> TransformerFolder:
     Raises:
         TransformerFolderError: a file is missing or damaged, the model is of another architecture, or its parts
             contradict each other.
+        StateDictError: a file of weights is damaged.
     """
     listed = list_modules(folder)
     home = folder / listed[0].path

@@ -6,7 +6,6 @@ and without attributes that would keep ONNX Runtime from giving a layer to cuDNN
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,20 +19,12 @@ from hiddenstate_exporter.graphs.pooling_graph import Pooling
 from hiddenstate_exporter.graphs.sentence_encoder_graph import encoder_graph
 from hiddenstate_exporter.graphs.stack_shape import H_BOUND, Cell, Connections, StackShape, read_stack_shape
 from hiddenstate_exporter.graphs.state_bounds import state_bounds
+from hiddenstate_exporter.graphs.variant_graphs import VariantGraphs
 from hiddenstate_exporter.graphs.weights import Weights, WeightsError, WeightsFile, round_weights
-from hiddenstate_server.bundle import StateBound
 
 FLOAT16_WEIGHTS_FILE: Final = "weights.fp16.bin"
 FLOAT16_MAX: Final = float(np.finfo(np.float16).max)
 _SUFFIX: Final = ".fp16"
-
-
-@dataclass(frozen=True, slots=True)
-class Float16Graphs:
-    """Graphs that were written, and what a state must keep to for them; as `bundle.Variant` has them."""
-
-    graphs: dict[str, str]  # graph -> file
-    state_bounds: tuple[StateBound, ...] = ()
 
 
 def write_float16_language_model_graphs(
@@ -44,7 +35,7 @@ def write_float16_language_model_graphs(
     beside: Mapping[str, str],
     cell: Cell = "lstm",
     connections: Connections = "none",
-) -> Float16Graphs:
+) -> VariantGraphs:
     """Writes `recurrent.fp16.onnx` and `head.fp16.onnx`, and `weights.fp16.bin` where the float32 graphs have others.
 
     Args:
@@ -65,7 +56,7 @@ def write_float16_language_model_graphs(
         "recurrent": recurrent_graph(_builder("recurrent", file), weights, shape),
         "head": head_graph(_builder("head", file), weights, token_ranks, shape.output_size),
     }
-    return Float16Graphs(
+    return VariantGraphs(
         graphs=write_models(folder, models, file, suffix=_SUFFIX),
         state_bounds=state_bounds(shape, shape.output_bound, c_bound=FLOAT16_MAX),
     )
@@ -80,11 +71,11 @@ def write_float16_sentence_encoder_graphs(
     beside: Mapping[str, str],
     cell: Cell = "lstm",
     connections: Connections = "none",
-) -> Float16Graphs:
+) -> VariantGraphs:
     """Writes `encoder.fp16.onnx` and its weights; otherwise like `write_float16_language_model_graphs`."""
     weights, shape, file = _prepare(folder, weights, beside, cell, connections)
     model = encoder_graph(_builder("encoder", file), weights, shape, pooling=pooling, normalized=normalized)
-    return Float16Graphs(graphs=write_models(folder, {"encoder": model}, file, suffix=_SUFFIX))
+    return VariantGraphs(graphs=write_models(folder, {"encoder": model}, file, suffix=_SUFFIX))
 
 
 def _prepare(

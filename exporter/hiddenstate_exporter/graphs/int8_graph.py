@@ -1,7 +1,6 @@
 """Writes the int8 graphs of a bundle beside its float32 ones, without PyTorch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,23 +13,15 @@ from hiddenstate_exporter.graphs.int8_embedding import FOLD_LIMIT
 from hiddenstate_exporter.graphs.int8_language_model_graph import int8_head_graph, int8_recurrent_graph
 from hiddenstate_exporter.graphs.int8_sentence_encoder_graph import int8_encoder_graph
 from hiddenstate_exporter.graphs.pooling_graph import Pooling
+from hiddenstate_exporter.graphs.quantization import WEIGHT_BITS
 from hiddenstate_exporter.graphs.quantizer import Quantizer
 from hiddenstate_exporter.graphs.stack_shape import Cell, Connections, read_stack_shape
 from hiddenstate_exporter.graphs.state_bounds import state_bounds
+from hiddenstate_exporter.graphs.variant_graphs import VariantGraphs
 from hiddenstate_exporter.graphs.weights import StoredDtype, Weights, WeightsFile, round_weights
-from hiddenstate_server.bundle import StateBound
 
 INT8_WEIGHTS_FILE: Final = "weights.int8.bin"
 _SUFFIX: Final = ".int8"
-
-
-@dataclass(frozen=True, slots=True)
-class Int8Graphs:
-    """Graphs that were written, and the bounds that they rely on; as `bundle.Variant` has them."""
-
-    graphs: dict[str, str]  # graph -> file
-    activation_bounds: dict[str, float]  # value -> largest absolute value
-    state_bounds: tuple[StateBound, ...] = ()
 
 
 def write_int8_language_model_graphs(
@@ -43,7 +34,7 @@ def write_int8_language_model_graphs(
     connections: Connections = "none",
     dtype: StoredDtype = "float16",
     fold_limit: int = FOLD_LIMIT,
-) -> Int8Graphs:
+) -> VariantGraphs:
     """Writes `recurrent.int8.onnx`, `head.int8.onnx` and what they need beyond the float32 graphs' weights.
 
     Args:
@@ -67,10 +58,11 @@ def write_int8_language_model_graphs(
     head = Quantizer(GraphBuilder("head", file, dtype))
     recurrent_model, output_bound = int8_recurrent_graph(recurrent, weights, shape, fold_limit=fold_limit)
     head_model = int8_head_graph(head, weights, token_ranks, shape, output_bound)
-    return Int8Graphs(
+    return VariantGraphs(
         graphs=write_models(folder, {"recurrent": recurrent_model, "head": head_model}, file, suffix=_SUFFIX),
         activation_bounds=recurrent.bounds | head.bounds,
         state_bounds=state_bounds(shape, output_bound),
+        weight_bits=WEIGHT_BITS,
     )
 
 
@@ -85,14 +77,17 @@ def write_int8_sentence_encoder_graphs(
     connections: Connections = "none",
     dtype: StoredDtype = "float16",
     fold_limit: int = FOLD_LIMIT,
-) -> Int8Graphs:
+) -> VariantGraphs:
     """Writes `encoder.int8.onnx` and its weights; otherwise like `write_int8_language_model_graphs`."""
     weights, file = round_weights(weights, dtype), _weights_file(folder, beside)
     shape = read_stack_shape(weights, cell, connections)
     encoder = Quantizer(GraphBuilder("encoder", file, dtype))
     model = int8_encoder_graph(encoder, weights, shape, pooling=pooling, normalized=normalized, fold_limit=fold_limit)
-    graphs = write_models(folder, {"encoder": model}, file, suffix=_SUFFIX)
-    return Int8Graphs(graphs=graphs, activation_bounds=encoder.bounds)
+    return VariantGraphs(
+        graphs=write_models(folder, {"encoder": model}, file, suffix=_SUFFIX),
+        activation_bounds=encoder.bounds,
+        weight_bits=WEIGHT_BITS,
+    )
 
 
 def _weights_file(folder: Path, beside: Mapping[str, str]) -> WeightsFile:

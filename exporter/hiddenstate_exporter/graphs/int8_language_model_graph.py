@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from hiddenstate_exporter.graphs.graph_builder import INT64, GraphBuilder
 from hiddenstate_exporter.graphs.int8_head import int8_log_probs
 from hiddenstate_exporter.graphs.int8_stack import Int8Stack
-from hiddenstate_exporter.graphs.language_model_graph import head_model, recurrent_model
+from hiddenstate_exporter.graphs.language_model_graph import head_model, recurrent_model, split_state
 from hiddenstate_exporter.graphs.quantizer import Quantizer
 from hiddenstate_exporter.graphs.stack_shape import StackShape
 from hiddenstate_exporter.graphs.weights import Weights
@@ -19,7 +19,7 @@ def int8_recurrent_graph(
     """Builds the graph `recurrent`, and returns it with the bound of its outputs."""
     builder = quantizer.builder
     stack = Int8Stack(quantizer, weights, shape, fold_limit=fold_limit)
-    made = stack.build(_initial_state(builder, shape), collected=len(shape.state_parts))
+    made = stack.build(split_state(builder, shape, "state"), collected=len(shape.state_parts))
     last = _LastToken(builder)
     parts = [last.of(part) for layer in made.states for part in layer]
     if shape.keeps_output:
@@ -36,17 +36,6 @@ def int8_head_graph(
     builder = quantizer.builder
     log_probs = int8_log_probs(quantizer, weights, shape.output_size, bound)
     return head_model(builder, weights, token_ranks, shape.output_size, log_probs)
-
-
-def _initial_state(builder: GraphBuilder, shape: StackShape) -> list[list[str]]:
-    """Takes `state` [batch, state_size] apart: for each layer its parts, each [batch, hidden_size]."""
-    names = [f"{part}_{layer}" for layer in range(shape.num_layers) for part in shape.state_parts]
-    sizes = [shape.hidden_size] * len(names)
-    if shape.keeps_output:  # for the head; the layers do not read it
-        names, sizes = [*names, "output"], [*sizes, shape.output_size]
-    parts = builder.ops("Split", "state", builder.constant(sizes), outputs=names, axis=1)
-    count = len(shape.state_parts)
-    return [parts[layer * count : (layer + 1) * count] for layer in range(shape.num_layers)]
 
 
 class _LastToken:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hiddenstate_exporter.graphs.cell_graph import OPERATORS
-from hiddenstate_exporter.graphs.graph_builder import GraphBuilder
 from hiddenstate_exporter.graphs.int8_embedding import EmbeddingGates, backwards
 from hiddenstate_exporter.graphs.int8_layer import int8_layer
 from hiddenstate_exporter.graphs.quantizer import Quantized, Quantizer
+from hiddenstate_exporter.graphs.stack_graph import concat
 from hiddenstate_exporter.graphs.stack_shape import H_BOUND, StackShape
 from hiddenstate_exporter.graphs.weights import Weights, tensor
 
@@ -59,7 +59,7 @@ class Int8Stack:
             x = self._gates(layer, direction, rows)
             kept = int8_layer(self._quantizer, self._weights, self._shape, suffix, x, initial, collected=collected)
             directions.append([backwards(self._builder, part) for part in kept] if direction else kept)
-        parts = [_concat(self._builder, part) for part in zip(*directions, strict=True)]
+        parts = [concat(self._builder, part) for part in zip(*directions, strict=True)]
         return parts[0], parts
 
     def _gates(self, layer: int, direction: int, rows: Quantized | None) -> str:
@@ -82,7 +82,7 @@ class Int8Stack:
         builder, y = self._builder, ys[-1]
         match self._shape.connections:
             case "dense":
-                return _concat(builder, ys), H_BOUND
+                return concat(builder, ys), H_BOUND
             case "residual":
                 return builder.op("Add", y, x), rows.bound + H_BOUND
             case "highway":
@@ -98,7 +98,3 @@ class Int8Stack:
         matrix = tensor(self._weights, f"{name}.weight", (width, width))
         bias = tensor(self._weights, f"{name}.bias", (width,))
         return self._builder.op("Sigmoid", self._quantizer.product(name, matrix, rows, bias))
-
-
-def _concat(builder: GraphBuilder, values: Sequence[str]) -> str:
-    return values[0] if len(values) == 1 else builder.op("Concat", *values, axis=2)

@@ -48,6 +48,17 @@ def recurrent_model(builder: GraphBuilder, shape: StackShape) -> onnx.ModelProto
     )
 
 
+def split_state(builder: GraphBuilder, shape: StackShape, state: str) -> list[list[str]]:
+    """Takes a state [batch, state_size] apart: for each layer its parts, each [batch, hidden_size]."""
+    names = [f"{part}_{layer}" for layer in range(shape.num_layers) for part in shape.state_parts]
+    sizes = [shape.hidden_size] * len(names)
+    if shape.keeps_output:  # for the head; the layers do not read it
+        names, sizes = [*names, "output"], [*sizes, shape.output_size]
+    parts = builder.ops("Split", state, builder.constant(sizes), outputs=names, axis=1)
+    count = len(shape.state_parts)
+    return [parts[layer * count : (layer + 1) * count] for layer in range(shape.num_layers)]
+
+
 def head_graph(
     builder: GraphBuilder, weights: Weights, token_ranks: NDArray[np.int64], output_size: int
 ) -> onnx.ModelProto:
@@ -94,14 +105,8 @@ def head_model(
 
 def _initial_state(builder: GraphBuilder, shape: StackShape) -> list[list[str]]:
     """Takes `state` [batch, state_size] apart: for each layer its parts, each [1, batch, hidden_size]."""
-    names = [f"{part}_{layer}" for layer in range(shape.num_layers) for part in shape.state_parts]
-    sizes = [shape.hidden_size] * len(names)
-    if shape.keeps_output:  # for the head; the layers do not read it
-        names, sizes = [*names, "output"], [*sizes, shape.output_size]
-    split = builder.ops("Split", builder.to_computing("state"), builder.constant(sizes), outputs=names, axis=1)
-    parts = [builder.op("Unsqueeze", part, builder.constant([0])) for part in split[: len(split) - shape.keeps_output]]
-    count = len(shape.state_parts)
-    return [parts[start : start + count] for start in range(0, len(parts), count)]
+    layers = split_state(builder, shape, builder.to_computing("state"))
+    return [[builder.op("Unsqueeze", part, builder.constant([0])) for part in layer] for layer in layers]
 
 
 def _pack(builder: GraphBuilder, shape: StackShape, final: list[list[str]], outputs: str) -> str:

@@ -43,13 +43,13 @@ def stack(
         final.append(state)
         if layer + 1 < shape.num_layers or shape.connections != "dense":
             x = connect(builder, weights, shape, layer, x, outputs[-1])
-    return (_concat(builder, outputs) if shape.connections == "dense" else x), final
+    return (concat(builder, outputs) if shape.connections == "dense" else x), final
 
 
 def connect(builder: GraphBuilder, weights: Weights, shape: StackShape, layer: int, x: str, y: str) -> str:
     """Returns x_{l+1} of x_l and y_l, each [seq, batch, width]."""
     if shape.connections == "dense":
-        return _concat(builder, [x, y])
+        return concat(builder, [x, y])
     if shape.connections == "none" or layer == 0:
         return y
     if shape.connections == "residual":
@@ -66,6 +66,11 @@ def last_outputs(builder: GraphBuilder, outputs: str) -> str:
     return builder.op("Gather", backwards, builder.constant(0), axis=0)
 
 
+def concat(builder: GraphBuilder, values: Sequence[str]) -> str:
+    """Puts values [seq, batch, ...] side by side."""
+    return values[0] if len(values) == 1 else builder.op("Concat", *values, axis=2)
+
+
 def _highway_gate(builder: GraphBuilder, weights: Weights, shape: StackShape, layer: int, x: str) -> str:
     name, width = f"rnn.highway_l{layer}", shape.layer_input_size(layer)
     product = builder.product(f"{name}.weight", tensor(weights, f"{name}.weight", (width, width)), x)
@@ -79,7 +84,3 @@ def _join_directions(builder: GraphBuilder, y: str, shape: StackShape) -> str:
         return builder.op("Squeeze", y, builder.constant([1]))
     width = builder.constant([0, 0, shape.layer_output_size])  # 0 keeps an axis
     return builder.op("Reshape", builder.op("Transpose", y, perm=[0, 2, 1, 3]), width)
-
-
-def _concat(builder: GraphBuilder, values: Sequence[str]) -> str:
-    return values[0] if len(values) == 1 else builder.op("Concat", *values, axis=2)

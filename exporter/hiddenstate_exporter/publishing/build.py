@@ -1,4 +1,4 @@
-"""Makes a bundle of a checkpoint in a given folder: graphs, weights, tokenizer, `bundle.json` and model card."""
+"""Makes a bundle of a checkpoint in a given folder: graphs, weights, tokenizer and `bundle.json`."""
 
 import dataclasses
 import math

@@ -57,7 +57,9 @@ def export(path: Path, options: ExportOptions, *, echo: Echo = lambda line: None
         ExportError: the source is damaged or its parts contradict each other, the graphs differ from PyTorch, or
             the numbers on `data` differ from the source's.
         PublicationError: the target exists or cannot be written.
-        CheckpointError, TransformerFolderError: the source cannot be read.
+        MeasurementError, CorpusError, StsError: `data` is of the wrong sort, cannot be read, or is not given where a
+            variant that was asked for needs it.
+        CheckpointError, TransformerFolderError, StateDictError, TeacherError: the source cannot be read, see `source`.
     """
     return publish(read_source(path), path, options, echo=echo, track=track)
 
@@ -67,7 +69,7 @@ def publish(
     path: Path,
     options: ExportOptions,
     *,
-    echo: Callable[[str], None] = lambda line: None,
+    echo: Echo = lambda line: None,
     track: Track = iter,
 ) -> Path:
     """Publishes a model that was read from `path`; otherwise like `export`."""

@@ -6,30 +6,21 @@ float16 is seen by the server that tries the graphs there.
 """
 
 from pathlib import Path
-from typing import Any
 
 from hiddenstate_exporter.graphs.float16_graph import (
-    Float16Graphs,
     write_float16_language_model_graphs,
     write_float16_sentence_encoder_graphs,
 )
 from hiddenstate_exporter.publishing.activation_bounds import check_float16_values
-from hiddenstate_exporter.publishing.checkpoint_model import (
-    language_model_of,
-    round_model,
-    sentence_encoder_of,
-    weights_of,
-)
 from hiddenstate_exporter.publishing.evaluation import Track
-from hiddenstate_exporter.publishing.language_model_parity import check_language_model
 from hiddenstate_exporter.publishing.measurement import Data
 from hiddenstate_exporter.publishing.onnx_model import OnnxLanguageModel, OnnxSentenceEncoder
 from hiddenstate_exporter.publishing.parity import FP16_EMBEDDING_TOLERANCE, FP16_TOLERANCE
-from hiddenstate_exporter.publishing.sentence_encoder_parity import check_sentence_encoder
+from hiddenstate_exporter.publishing.reference import LanguageModelReference, SentenceEncoderReference
 from hiddenstate_exporter.publishing.source import Model
-from hiddenstate_exporter.publishing.variant import VariantError, add_variant, read_ranks
+from hiddenstate_exporter.publishing.variant import VariantError, add_variant
 from hiddenstate_exporter.training.checkpoint import Checkpoint
-from hiddenstate_server.bundle import Bundle, Parity, Variant
+from hiddenstate_server.bundle import Bundle, Variant
 
 
 def add_fp16(folder: Path, bundle: Bundle, checkpoint: Model, data: Data, *, track: Track = iter) -> Bundle:
@@ -56,8 +47,7 @@ def build_fp16(folder: Path, bundle: Bundle, checkpoint: Model) -> Variant:
     _check_architecture(bundle)
     assert isinstance(checkpoint, Checkpoint)  # a recurrent model's
     build = _language_model if bundle.kind == "language_model" else _sentence_encoder
-    written, parity = build(folder, bundle, checkpoint)
-    return Variant(graphs=written.graphs, parity=parity, state_bounds=written.state_bounds)
+    return build(folder, bundle, checkpoint)
 
 
 def _check_architecture(bundle: Bundle) -> None:
@@ -65,35 +55,15 @@ def _check_architecture(bundle: Bundle) -> None:
         raise VariantError("only recurrent models have float16 graphs, and this is a transformer")
 
 
-def _language_model(folder: Path, bundle: Bundle, checkpoint: Checkpoint) -> tuple[Float16Graphs, Parity]:
-    assert bundle.language_model is not None  # build_bundle has made it
-    model = language_model_of(checkpoint)
-    round_model(model, bundle.dtype)
-    ranks = read_ranks(folder, bundle.language_model)
-    written = write_float16_language_model_graphs(folder, weights_of(model), ranks, **_common(bundle))
+def _language_model(folder: Path, bundle: Bundle, checkpoint: Checkpoint) -> Variant:
+    reference = LanguageModelReference(folder, bundle, checkpoint)
+    written = reference.write(write_float16_language_model_graphs)
     check_float16_values(folder, bundle, written.graphs, written.state_bounds)
-    onnx_model = OnnxLanguageModel(folder, written.graphs)
-    return written, check_language_model(onnx_model, model, ranks, FP16_TOLERANCE)
+    return written.compared(reference.compare(OnnxLanguageModel(folder, written.graphs), FP16_TOLERANCE))
 
 
-def _sentence_encoder(folder: Path, bundle: Bundle, checkpoint: Checkpoint) -> tuple[Float16Graphs, Parity]:
-    model = sentence_encoder_of(checkpoint)
-    round_model(model, bundle.dtype)
-    written = write_float16_sentence_encoder_graphs(
-        folder,
-        weights_of(model),
-        pooling=model.config.pooling,
-        normalized=model.config.normalized,
-        **_common(bundle),
-    )
+def _sentence_encoder(folder: Path, bundle: Bundle, checkpoint: Checkpoint) -> Variant:
+    reference = SentenceEncoderReference(folder, bundle, checkpoint)
+    written = reference.write(write_float16_sentence_encoder_graphs)
     check_float16_values(folder, bundle, written.graphs, written.state_bounds)
-    onnx_model = OnnxSentenceEncoder(folder, written.graphs)
-    return written, check_sentence_encoder(onnx_model, model, FP16_EMBEDDING_TOLERANCE)
-
-
-def _common(bundle: Bundle) -> dict[str, Any]:
-    return {
-        "beside": bundle.variants["fp32"].graphs,
-        "cell": bundle.architecture.cell,
-        "connections": bundle.architecture.connections,
-    }
+    return written.compared(reference.compare(OnnxSentenceEncoder(folder, written.graphs), FP16_EMBEDDING_TOLERANCE))

@@ -5,36 +5,23 @@ numbers on held-out data are those of the float32 graphs within a stated margin.
 """
 
 from pathlib import Path
-from typing import Any
 
 from hiddenstate_exporter.graphs.int8_embedding import FOLD_LIMIT
-from hiddenstate_exporter.graphs.int8_graph import (
-    Int8Graphs,
-    write_int8_language_model_graphs,
-    write_int8_sentence_encoder_graphs,
-)
-from hiddenstate_exporter.graphs.quantization import WEIGHT_BITS
+from hiddenstate_exporter.graphs.int8_graph import write_int8_language_model_graphs, write_int8_sentence_encoder_graphs
 from hiddenstate_exporter.publishing.activation_bounds import check_activation_bounds
-from hiddenstate_exporter.publishing.checkpoint_model import (
-    language_model_of,
-    round_model,
-    sentence_encoder_of,
-    weights_of,
-)
 from hiddenstate_exporter.publishing.evaluation import Track
 from hiddenstate_exporter.publishing.invariance import (
     check_language_model_invariance,
     check_sentence_encoder_invariance,
 )
-from hiddenstate_exporter.publishing.language_model_parity import check_language_model
 from hiddenstate_exporter.publishing.measurement import Data
 from hiddenstate_exporter.publishing.onnx_model import OnnxLanguageModel, OnnxSentenceEncoder
 from hiddenstate_exporter.publishing.parity import INT8_EMBEDDING_TOLERANCE, INT8_TOLERANCE
-from hiddenstate_exporter.publishing.sentence_encoder_parity import check_sentence_encoder
+from hiddenstate_exporter.publishing.reference import LanguageModelReference, SentenceEncoderReference
 from hiddenstate_exporter.publishing.source import Model
-from hiddenstate_exporter.publishing.variant import VariantError, add_variant, read_ranks
+from hiddenstate_exporter.publishing.variant import VariantError, add_variant
 from hiddenstate_exporter.training.checkpoint import Checkpoint
-from hiddenstate_server.bundle import Bundle, Parity, Variant
+from hiddenstate_server.bundle import Bundle, Variant
 
 
 def add_int8(
@@ -75,14 +62,7 @@ def build_int8(folder: Path, bundle: Bundle, checkpoint: Model, *, fold_limit: i
     _check_architecture(bundle)
     assert isinstance(checkpoint, Checkpoint)  # a recurrent model's
     build = _language_model if bundle.kind == "language_model" else _sentence_encoder
-    written, parity = build(folder, bundle, checkpoint, fold_limit)
-    variant = Variant(
-        graphs=written.graphs,
-        parity=parity,
-        activation_bounds=written.activation_bounds,
-        state_bounds=written.state_bounds,
-        weight_bits=WEIGHT_BITS,
-    )
+    variant = build(folder, bundle, checkpoint, fold_limit)
     check_activation_bounds(folder, bundle, variant)
     return variant
 
@@ -92,39 +72,17 @@ def _check_architecture(bundle: Bundle) -> None:
         raise VariantError("a transformer's activations have no proven bounds: only recurrent models have int8 graphs")
 
 
-def _language_model(folder: Path, bundle: Bundle, checkpoint: Checkpoint, fold_limit: int) -> tuple[Int8Graphs, Parity]:
-    assert bundle.language_model is not None  # build_bundle has made it
-    model = language_model_of(checkpoint)
-    round_model(model, bundle.dtype)
-    ranks = read_ranks(folder, bundle.language_model)
-    written = write_int8_language_model_graphs(folder, weights_of(model), ranks, **_common(bundle, fold_limit))
+def _language_model(folder: Path, bundle: Bundle, checkpoint: Checkpoint, fold_limit: int) -> Variant:
+    reference = LanguageModelReference(folder, bundle, checkpoint)
+    written = reference.write(write_int8_language_model_graphs, dtype=bundle.dtype, fold_limit=fold_limit)
     onnx_model = OnnxLanguageModel(folder, written.graphs)
     check_language_model_invariance(onnx_model, bundle.vocab_size)
-    return written, check_language_model(onnx_model, model, ranks, INT8_TOLERANCE)
+    return written.compared(reference.compare(onnx_model, INT8_TOLERANCE))
 
 
-def _sentence_encoder(
-    folder: Path, bundle: Bundle, checkpoint: Checkpoint, fold_limit: int
-) -> tuple[Int8Graphs, Parity]:
-    model = sentence_encoder_of(checkpoint)
-    round_model(model, bundle.dtype)
-    written = write_int8_sentence_encoder_graphs(
-        folder,
-        weights_of(model),
-        pooling=model.config.pooling,
-        normalized=model.config.normalized,
-        **_common(bundle, fold_limit),
-    )
+def _sentence_encoder(folder: Path, bundle: Bundle, checkpoint: Checkpoint, fold_limit: int) -> Variant:
+    reference = SentenceEncoderReference(folder, bundle, checkpoint)
+    written = reference.write(write_int8_sentence_encoder_graphs, dtype=bundle.dtype, fold_limit=fold_limit)
     onnx_model = OnnxSentenceEncoder(folder, written.graphs)
     check_sentence_encoder_invariance(onnx_model, bundle.vocab_size)
-    return written, check_sentence_encoder(onnx_model, model, INT8_EMBEDDING_TOLERANCE)
-
-
-def _common(bundle: Bundle, fold_limit: int) -> dict[str, Any]:
-    return {
-        "beside": bundle.variants["fp32"].graphs,
-        "cell": bundle.architecture.cell,
-        "connections": bundle.architecture.connections,
-        "dtype": bundle.dtype,
-        "fold_limit": fold_limit,
-    }
+    return written.compared(reference.compare(onnx_model, INT8_EMBEDDING_TOLERANCE))

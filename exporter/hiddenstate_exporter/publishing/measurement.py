@@ -44,7 +44,7 @@ Named = tuple[str, Mapping[str, float]]  # numbers, and whose they are
 
 
 class MeasurementError(ValueError):
-    """A bundle cannot be measured on this data, or is worse than the checkpoint it came from."""
+    """A bundle cannot be measured on this data, or its numbers are not those of what it was made from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 The reference runs each context alone and without padding, so a graph that lets padding or a neighbour in the batch
 move an answer does not pass. Weights must be rounded to the stored type on both sides first: what is compared here is
-the computation, and both sides compute in float32.
+the computation. PyTorch computes in float32; graphs that do not have wider tolerances.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def grid(*, random_states: bool) -> list[Case]:
 
 
 class Differences:
-    """The largest difference so far; refuses one above the tolerance."""
+    """The largest and the mean difference so far; refuses one above the tolerance."""
 
     def __init__(self, tolerance: float) -> None:
         self.tolerance = tolerance

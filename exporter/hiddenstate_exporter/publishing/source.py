@@ -46,6 +46,7 @@ def read_source(path: Path) -> Source:
     Raises:
         CheckpointError: the file cannot be read.
         TransformerFolderError: the folder holds no model that can be exported.
+        StateDictError: its weights are damaged.
         TeacherError: there is no such package.
     """
     spec = str(path)

@@ -4,14 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from hiddenstate_exporter.publishing.build import finite
 from hiddenstate_exporter.publishing.evaluation import Track
 from hiddenstate_exporter.publishing.measurement import Data, check_close, measure
-from hiddenstate_server.bundle import TOKENIZER_FILE, Bundle, LanguageModelSpec, Variant, VariantName, write_bundle
-from hiddenstate_server.tokenizer import Tokenizer, word_ranks
+from hiddenstate_server.bundle import Bundle, Variant, VariantName, write_bundle
 
 
 class VariantError(ValueError):
@@ -47,11 +44,6 @@ def add_variant(
             path.unlink()
         raise
     return write_bundle(_with(bundle, name, msgspec.structs.replace(variant, metrics=finite(metrics))), folder)
-
-
-def read_ranks(folder: Path, spec: LanguageModelSpec) -> NDArray[np.int64]:
-    """Returns the rank of each token [vocab_size] of the bundle in `folder`."""
-    return word_ranks(Tokenizer.from_file(folder / TOKENIZER_FILE).words, spec.special_token_ids)
 
 
 def _with(bundle: Bundle, name: VariantName, variant: Variant) -> Bundle:

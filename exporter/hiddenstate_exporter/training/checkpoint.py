@@ -3,13 +3,14 @@
 One file, readable with `torch.load(weights_only=True)`: plain values and tensors, no code.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import torch
+
+from hiddenstate_exporter.training.whole_file import whole_file
 
 SCHEMA_VERSION: Final = 1
 
@@ -44,23 +45,17 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint so that `path` always holds a whole one: beside it first, then renamed over it.
+    """Writes a checkpoint so that `path` always holds a whole one.
 
     Raises:
         CheckpointError: the file cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     content = {f.name: _plain(getattr(checkpoint, f.name)) for f in fields(checkpoint)}
     try:
-        with beside.open("wb") as file:
+        with whole_file(path) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

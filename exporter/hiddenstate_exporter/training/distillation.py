@@ -41,7 +41,7 @@ class Batch:
 
 
 class DistillationTask:
-    """What `training.train` trains. Validation is 1 - cosine to the teacher on sentences held out.
+    """A `task.Task`. Validation is 1 - cosine to the teacher on sentences held out.
 
     Raises:
         ValueError: there are no examples.

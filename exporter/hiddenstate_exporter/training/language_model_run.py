@@ -1,7 +1,6 @@
 """One training of a language model: from sources of text to a measured checkpoint."""
 
 import dataclasses
-import math
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from tokenizers import Tokenizer
 from hiddenstate_exporter.networks.language_model import LanguageModel, LanguageModelConfig
 from hiddenstate_exporter.training.checkpoint import load_checkpoint, save_checkpoint
 from hiddenstate_exporter.training.language_model_task import LanguageModelTask, Scores, score
-from hiddenstate_exporter.training.loop import REASONS, Origin, Outcome, TrainingOptions, train
+from hiddenstate_exporter.training.loop import Origin, Outcome, TrainingOptions, train
 from hiddenstate_exporter.training.precision import choose_device
 from hiddenstate_exporter.training.run_config import LanguageModelRun, to_tables
 from hiddenstate_exporter.training.run_dir import RunDir
@@ -61,7 +60,7 @@ def run(
         run=to_tables(config),
     )
     outcome = train(task, origin, _options(config, run_dir, resume))
-    echo(_describe(outcome))
+    echo(outcome.describe(f"of validation perplexity {outcome.best:.2f}"))
     if outcome.ending != "interrupted":
         echo(_describe_scores(measure(outcome.best_path, texts.test)))
         if next_step:
@@ -116,14 +115,6 @@ def _task(config: LanguageModelRun, shape: LanguageModelConfig, texts: Texts) ->
     if config.training.compile:
         task.compile()
     return task
-
-
-def _describe(outcome: Outcome) -> str:
-    done = f"{outcome.epochs:.2f} epochs in {outcome.seconds:.0f} s"
-    kept = f"the weights are kept in {outcome.best_path}"
-    if math.isfinite(outcome.best):
-        kept = f"the best, of validation perplexity {outcome.best:.2f}, are kept in {outcome.best_path}"
-    return f"{REASONS[outcome.ending]} after {done}; {kept}"
 
 
 def _describe_scores(scores: Scores) -> str:

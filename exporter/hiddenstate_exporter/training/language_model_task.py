@@ -47,7 +47,7 @@ class Scores:
 
 
 class LanguageModelTask:
-    """A `training.Task`; `train` and `valid` are token streams, int64 [tokens]. It trains on the model's device.
+    """A `task.Task`; `train` and `valid` are token streams, int64 [tokens]. It trains on the model's device.
 
     Raises:
         ValueError: the text is shorter than one window of the batch.

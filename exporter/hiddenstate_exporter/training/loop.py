@@ -24,10 +24,10 @@ from hiddenstate_exporter.training.schedule import Schedule
 from hiddenstate_exporter.training.task import Origin, Task
 from hiddenstate_exporter.training.tensorboard_log import TensorBoardLog
 
-__all__ = ["REASONS", "Ending", "Origin", "Outcome", "Task", "TrainingError", "TrainingOptions", "train"]
+__all__ = ["Ending", "Origin", "Outcome", "Task", "TrainingError", "TrainingOptions", "train"]
 
 Ending = Literal["max_epochs", "max_minutes", "max_tokens", "patience", "interrupted"]
-REASONS: Final[dict[Ending, str]] = {
+_REASONS: Final[dict[Ending, str]] = {
     "max_epochs": "all epochs done",
     "max_minutes": "the time is up",
     "max_tokens": "all tokens done",
@@ -57,6 +57,12 @@ class Outcome:
     epochs: float
     tokens: int
     seconds: float
+
+    def describe(self, best: str) -> str:
+        """Says how it ended and where the weights are; `best` says of the best ones how good they are."""
+        kept = f"the best, {best}, are" if math.isfinite(self.best) else "the weights are"
+        done = f"{self.epochs:.2f} epochs in {self.seconds:.0f} s"
+        return f"{_REASONS[self.ending]} after {done}; {kept} kept in {self.best_path}"
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ class SampledSoftmax(nn.Module):
         self.samples = samples
 
     def forward(self, features: Tensor, targets: Tensor, decoder: nn.Linear) -> Tensor:
-        """Returns the estimated loss, a scalar; features [rows, embedding_size], targets int64 [rows]."""
+        """Returns the estimated loss, a scalar; features [rows, features_size], targets int64 [rows]."""
         candidates, positions = self._candidates(targets)  # [candidates], [rows]
         logits = F.linear(features, decoder.weight[candidates], decoder.bias[candidates])  # [rows, candidates]
         log_weight = -self._log_inclusion(candidates, len(targets))

@@ -1,7 +1,6 @@
 """One training of a sentence encoder: from sources of sentences and a teacher to a measured checkpoint."""
 
 import dataclasses
-import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from hiddenstate_exporter.training.distillation import (
     reduce_dimension,
     tokenize,
 )
-from hiddenstate_exporter.training.loop import REASONS, Origin, Outcome, TrainingOptions, train
+from hiddenstate_exporter.training.loop import Origin, Outcome, TrainingOptions, train
 from hiddenstate_exporter.training.precision import choose_device
 from hiddenstate_exporter.training.run_config import to_tables
 from hiddenstate_exporter.training.run_dir import RunDir
@@ -74,7 +73,7 @@ def run(
         run=to_tables(config),
     )
     outcome = train(task, origin, _options(config, run_dir, resume))
-    echo(_ending(outcome))
+    echo(outcome.describe(f"with cosine {1 - outcome.best:.4f} to the teacher"))
     if outcome.ending != "interrupted":
         echo(_describe_metrics(measure(outcome.best_path, teacher, pairs)))
         sts = ["--sts", config.data.sts] if config.data.sts is not None else []
@@ -163,14 +162,6 @@ def _describe(teacher: Teacher, data: SentenceData, material: Material) -> str:
         f"{len(material.train):,} sentences from {origin}; their vectors by {teacher.name}; "
         f"{len(material.held_out):,} further sentences held out to choose the best weights by"
     )
-
-
-def _ending(outcome: Outcome) -> str:
-    done = f"{outcome.epochs:.2f} epochs in {outcome.seconds:.0f} s"
-    kept = f"the weights are kept in {outcome.best_path}"
-    if math.isfinite(outcome.best):
-        kept = f"the best, with cosine {1 - outcome.best:.4f} to the teacher, are kept in {outcome.best_path}"
-    return f"{REASONS[outcome.ending]} after {done}; {kept}"
 
 
 def _describe_metrics(metrics: Mapping[str, float]) -> str:

@@ -1,8 +1,6 @@
 """The teacher's vectors of all training sentences: computed once, kept in the run folder."""
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from hiddenstate_exporter.training.teacher import Teacher, TeacherError
+from hiddenstate_exporter.training.whole_file import whole_file
 
 CHUNK = 2048  # sentences given to the teacher at once
 SAVE_EVERY = 16  # chunks; what a power cut can cost
@@ -75,17 +74,12 @@ class _Cache:
             return
         self._vectors = [np.concatenate(self._vectors)]
         keys = np.fromiter(self._rows, np.uint64, len(self._rows))
-        beside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
-            with beside.open("wb") as file:
+            with whole_file(self._path) as file:
                 np.savez(file, keys=keys, vectors=self._vectors[0])
-            beside.replace(self._path)
             self._saved = len(self._rows)
         except OSError as error:
             raise TeacherError(f"{self._path}: the teacher's vectors cannot be kept: {error.strerror}") from None
-        finally:
-            with contextlib.suppress(OSError):  # it is there only if something failed
-                beside.unlink()
 
     def _load(self) -> None:
         try:
