@@ -133,7 +133,7 @@ class ContextReader:
         """Returns the context's tokens and the state before them: a given one, else the held one, else none.
 
         Raises:
-            InvalidRequestError: there is no context, or it is too long, not of this vocabulary, or its state is not valid.
+            InvalidRequestError: there is no context, it is too long, not of this vocabulary, or its state is not valid.
         """
         return self._start(self._tokens(context), context, held, use_cache)
 
