@@ -141,7 +141,8 @@ def test_a_failed_run_leaves_nothing_behind(model: Model, seq_len: int) -> None:
 
 def test_threads_that_share_a_runner_do_not_see_each_others_batches(folder: Path) -> None:
     runner = LanguageModelRunner(load_bundle(folder), folder, variant="fp32", provider=HERE, threads=1)
-    model, start, wrong = Model(folder), threading.Barrier(4), []
+    model, start = Model(folder), threading.Barrier(4)
+    wrong: list[int] = []
 
     def work(batch_size: int) -> None:
         tokens, state = batches[batch_size - 1]
