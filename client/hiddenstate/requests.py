@@ -228,9 +228,8 @@ def _token_ids(text: str | None, tokens: Iterable[int] | None) -> dict[str, Iter
 
 
 def _state(state: bytes | None) -> bytes | None:
-    if (
-        isinstance(state, bytes) and not state
-    ):  # the server would take it for none, and answer without what the caller believes to be there
+    # The server would take an empty one for none, and answer without what the caller believes to be there.
+    if isinstance(state, bytes) and not state:
         raise InvalidRequestError(refusal("state", state))
     return state
 

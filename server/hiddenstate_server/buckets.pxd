@@ -1,4 +1,4 @@
-from hiddenstate_server.scheduler cimport Work
+from hiddenstate_server.work cimport Work
 
 
 cdef class Buckets:

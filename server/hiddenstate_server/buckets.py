@@ -3,7 +3,7 @@
 import collections
 from typing import Any
 
-from hiddenstate_server.scheduler import Work
+from hiddenstate_server.work import Work
 
 # Batches in a row that bulk work lets interactive work go before it.
 _PASSED_OVER = 4

@@ -1,14 +1,7 @@
 cimport cython
 
 from hiddenstate_server.admission cimport Admission
-
-cdef class Work:
-    cdef public Py_ssize_t size, arrival
-    cdef public double deadline, submitted_at, finished_at, compute_s, batch_s
-    cdef public bint is_bulk, abandoned, over, dropped
-    cdef public object told, error, trace
-
-    cpdef double queue_s(self) except -1
+from hiddenstate_server.work cimport Work
 
 
 cdef class Scheduler:
@@ -32,4 +25,3 @@ cdef class Scheduler:
     cdef _wanted(self, batch)
     @cython.locals(work=Work, started_at=double, finished_at=double, batch_s=double)
     cdef _compute(self, batch)
-    cdef _end(self, Work work, error)

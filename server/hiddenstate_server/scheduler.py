@@ -13,7 +13,6 @@ is put back or over.
 import asyncio
 import functools
 import logging
-import math
 import os
 import queue
 import sys
@@ -26,55 +25,11 @@ from hiddenstate_server.admission import Admission
 from hiddenstate_server.errors import DeadlineError, ModelFailedError, ServingError, ShuttingDownError
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.spare_cores import spare_cores
+from hiddenstate_server.work import Work
 
 _NICE = 3
 
 _log = logging.getLogger(__name__)
-
-
-def _ignore(over: bool) -> None:
-    pass
-
-
-class Work:
-    """Something to compute. It carries its own answer; `told` is how its owner hears of it."""
-
-    __slots__ = (
-        "abandoned",
-        "arrival",
-        "batch_s",
-        "compute_s",
-        "deadline",
-        "dropped",
-        "error",
-        "finished_at",
-        "is_bulk",
-        "over",
-        "size",
-        "submitted_at",
-        "told",
-        "trace",
-    )
-
-    def __init__(self, size: int, deadline: float = math.inf, is_bulk: bool = False) -> None:
-        self.size = size  # tokens, for admission
-        self.deadline = deadline  # of time.monotonic()
-        self.is_bulk = is_bulk  # whether it goes behind what is interactive
-        self.arrival = 0  # its number among all that were submitted
-        self.told: Callable[[bool], None] = _ignore  # on the event loop when there is news; True at the end, once
-        self.abandoned = False  # set by the event loop when nobody waits for it any more
-        self.over = False  # set by the runner thread
-        self.dropped = False  # over without an answer: it expired, failed, or nobody waited for it any more
-        self.error: ServingError | None = None
-        self.submitted_at = 0.0
-        self.finished_at = 0.0
-        self.compute_s = 0.0  # time of the batches it was part of
-        self.batch_s = 0.0  # time of the last of them
-        self.trace: Any = None  # of the call that it belongs to, where that is traced
-
-    def queue_s(self) -> float:
-        """Returns the time that it has waited for the model, in seconds, once it is over."""
-        return max(0.0, self.finished_at - self.submitted_at - self.compute_s)
 
 
 class Queue(Protocol):
@@ -170,7 +125,7 @@ class Scheduler:
             self._admission.admit(works, now)
         except ServingError:
             for work in works:
-                work.told = _ignore  # as at the end: else it holds who is told, and is held by it
+                work.tell_nobody()  # as at the end: else it holds who is told, and is held by it
             raise
         if self._tracing:
             self._tracing.begin(works)
@@ -269,7 +224,7 @@ class Scheduler:
         """Answers what is computed now with an error. The threads go on: the process has to end afterwards."""
         works = [work for running in self._running if running is not None for work in running[1] if not work.over]
         for work in works:
-            self._end(work, error)
+            work.drop(error)
         self._tell([(work, True) for work in works])
 
     def close(self) -> None:
@@ -288,7 +243,7 @@ class Scheduler:
         for work, over in news:
             told = work.told
             if over:
-                work.told = _ignore  # else works and those who are told hold each other, and stay
+                work.tell_nobody()  # else works and those who are told hold each other, and stay
             try:
                 told(over)
             except Exception:  # whoever else was in the batch shall hear of it
@@ -364,10 +319,10 @@ class Scheduler:
         for work in batch:
             if work.abandoned:
                 self._dropped(reason="cancelled")
-                self._end(work, None)
+                work.drop(None)
             elif now >= work.deadline:
                 self._dropped(reason="deadline")
-                self._end(work, DeadlineError("the deadline passed while the request waited for the model"))
+                work.drop(DeadlineError("the deadline passed while the request waited for the model"))
         return [work for work in batch if not work.over]
 
     def _compute(self, batch: Sequence[Work]) -> Sequence[Work]:
@@ -379,7 +334,7 @@ class Scheduler:
             _log.exception("a batch of %d failed", len(batch))
             self._dropped(reason="failed", count=len(batch))
             for work in batch:
-                self._end(work, ModelFailedError("the model could not be run; the server's log has the reason"))
+                work.drop(ModelFailedError("the model could not be run; the server's log has the reason"))
             return batch
         self.failures = 0
         finished_at = time.monotonic()
@@ -389,11 +344,6 @@ class Scheduler:
             work.batch_s = batch_s
             work.finished_at = finished_at
         return news
-
-    def _end(self, work: Work, error: ServingError | None) -> None:
-        work.error = error
-        work.over = work.dropped = True
-        work.finished_at = time.monotonic()
 
 
 def _give_way() -> None:

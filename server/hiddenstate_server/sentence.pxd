@@ -1,6 +1,6 @@
 cimport cython
 
-from hiddenstate_server.scheduler cimport Work
+from hiddenstate_server.work cimport Work
 
 
 cdef class Sentence(Work):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hiddenstate_server.batch import pad
 from hiddenstate_server.metrics import Metrics
 from hiddenstate_server.runner import EncoderRunner
-from hiddenstate_server.scheduler import Work
+from hiddenstate_server.work import Work
 
 
 class Sentence(Work):

@@ -1,6 +1,6 @@
 from hiddenstate_server.context cimport Start
 from hiddenstate_server.head_output cimport HeadOutput
-from hiddenstate_server.scheduler cimport Work
+from hiddenstate_server.work cimport Work
 
 
 cdef class Sequence(Work):

@@ -18,7 +18,7 @@ from hiddenstate_server.context import Holder, Start
 from hiddenstate_server.head_output import HeadOutput
 from hiddenstate_server.results import FinishReason
 from hiddenstate_server.sampling import Sampler
-from hiddenstate_server.scheduler import Work
+from hiddenstate_server.work import Work
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]

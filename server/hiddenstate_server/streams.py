@@ -21,10 +21,10 @@ from hiddenstate_server.drain import RunningCalls
 from hiddenstate_server.errors import InvalidRequestError, ShuttingDownError
 from hiddenstate_server.interceptor import Context, retry_after_ms, status_of
 from hiddenstate_server.replies import Replies
-from hiddenstate_server.scheduler import Work
 from hiddenstate_server.tallies import Distribution
 from hiddenstate_server.transit import Transit
 from hiddenstate_server.wire import streamed
+from hiddenstate_server.work import Work
 
 # Requests of a message that are begun before others on the event loop have their turn.
 _READ_AT_A_TIME = 64

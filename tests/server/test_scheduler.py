@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hiddenstate_server.admission import Admission
 from hiddenstate_server.errors import DeadlineError, ModelFailedError, OverloadedError, ShuttingDownError
 from hiddenstate_server.metrics import Metrics
-from hiddenstate_server.scheduler import Scheduler, Work
+from hiddenstate_server.scheduler import Scheduler
+from hiddenstate_server.work import Work
 
 
 class Turns(Work):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hiddenstate_server.inference.statistics import RunTimes
 from hiddenstate_server.inference.tensors import Tensors
 from hiddenstate_server.queue_metrics import Releases
-from hiddenstate_server.scheduler import Work
+from hiddenstate_server.work import Work
 
 _NO_TIMES = RunTimes()
 
