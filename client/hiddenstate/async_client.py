@@ -143,7 +143,7 @@ class AsyncClient:
         """Answers the likeliest next words after a context.
 
         Args:
-            text: The context.
+            text: The context; an empty one asks for the first word of a text.
             tokens: The context as token ids, in place of text.
             top_k: How many candidates to answer.
             prefix: The letters of the word being typed: only words that begin with them are candidates.

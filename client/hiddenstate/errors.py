@@ -60,7 +60,8 @@ class PermissionDeniedError(HiddenstateError):
 
 
 class OverloadedError(HiddenstateError):
-    """The server has no room for the call. It may after `retry_after_s`; where that is None, waiting does not help."""
+    """The server has no room for the call. It may after `retry_after_s`; where that is None, the call has to be smaller
+    or others have to end."""
 
     default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
 

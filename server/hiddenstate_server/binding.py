@@ -1,9 +1,9 @@
 """Graphs bound to memory (ONNX Runtime's IO binding): what need not move stays where it is.
 
-What a language model's recurrent graph puts out goes into its head without leaving the device, and what is the same
-from one batch to the next is handed over once. On a GPU that spares ways between its memory and the host's; on a CPU it
-costs nothing and gains nothing (benchmarks/binding.py). States cross in every iteration: they are values, which may be
-kept, streamed or returned after each.
+In steps of one token, what a language model's recurrent graph puts out goes into its head without leaving the
+device, and what is the same from one batch to the next is handed over once. On a GPU that spares ways between its
+memory and the host's; on a CPU it costs nothing and gains nothing (benchmarks/binding.py). States cross in every
+iteration: they are values, which may be kept, streamed or returned after each.
 """
 
 from collections.abc import Sequence
@@ -40,10 +40,10 @@ class BoundGraph:
             self._binding.bind_cpu_input(name, array)
             self._arrays[name] = array
 
-    def feed_from(self, name: str, address: int, shape: Sequence[int]) -> None:
-        """Binds an input to float32 values on the device, which must stay there until the graph has run."""
+    def feed_from(self, name: str, value: Any, shape: Sequence[int]) -> None:
+        """Binds an input to float32 values where they lie, which must stay there until the graph has run."""
         self._arrays.pop(name, None)
-        self._binding.bind_input(name, self.device, 0, np.float32, shape, address)
+        self._binding.bind_input(name, value.device_name(), 0, np.float32, shape, value.data_ptr())
 
     def put_into(self, name: str, array: Floats) -> None:
         """Binds an output to an array on the host, which holds it after each run."""
@@ -70,24 +70,20 @@ class BoundGraph:
 class Outputs:
     """Outputs of a recurrent graph [batch, seq, output_size], where it left them until it runs again."""
 
-    __slots__ = ("_array", "_value", "shape")
+    __slots__ = ("_array", "shape", "value")
 
     def __init__(self, value: Any) -> None:
         self.shape: Sequence[int] = value.shape()
-        self._value = value
+        self.value = value
         self._array: Floats | None = None
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def address(self) -> int:
-        """Returns where they lie on the device."""
-        return int(self._value.data_ptr())
-
     def array(self) -> Floats:
-        """Returns a copy on the host, made when it is first asked for."""
+        """Returns them on the host: from a GPU a copy, on a CPU the very memory that the next run writes to."""
         if self._array is None:
-            self._array = self._value.numpy()
+            self._array = self.value.numpy()
         return self._array
 
     def last(self) -> "Outputs | Floats":
@@ -160,7 +156,8 @@ class BoundLanguageModel:
             self._zeros = np.zeros(rows, dtype=np.int64)
             self._asked = rows, k
         if isinstance(hidden, Outputs):
-            graph.feed_from("hidden", hidden.address(), (rows, hidden.shape[2]))
+            assert hidden.shape[1] == 1  # else its rows are not those of the last tokens
+            graph.feed_from("hidden", hidden.value, (rows, hidden.shape[2]))
         else:
             graph.feed("hidden", np.ascontiguousarray(hidden))
         graph.feed("targets", self._zeros if targets is None else targets)

@@ -34,11 +34,11 @@ def warn_of_strays(environment: Mapping[str, str]) -> None:
 def strays(environment: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
     """Yields variables that begin as settings do and are none, each with the setting whose name is most like it."""
     settings = {name for cls in (Settings, EngineSettings) for name, _ in declared(cls)}
+    read = {environment_variable(name) for name in settings}
     for variable, value in sorted(environment.items()):
-        name = variable.removeprefix(_PREFIX).lower()
-        if not variable.startswith(_PREFIX) or name in settings or _is_known(variable, value):
+        if not variable.upper().startswith(_PREFIX) or variable in read or _is_known(variable, value):
             continue
-        nearest = _nearest(name, settings)
+        nearest = _nearest(variable[len(_PREFIX) :].lower(), settings)
         yield variable, environment_variable(nearest) if nearest else None
 
 

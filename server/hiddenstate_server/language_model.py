@@ -146,6 +146,8 @@ class LanguageModel:
         Raises:
             ServingError: see errors.py.
         """
+        if context.text is None and context.tokens is None:
+            raise InvalidRequestError("text: is not set; send at least one word to score")
         start = await self._reader.read(context, use_cache=False)
         targets = start.tokens if start.before else start.tokens[1:]
         if not len(targets):

@@ -62,7 +62,7 @@ class LanguageModelRunner:
         tokens = _draw_tokens(self._vocab_size, batch_size, 1)
         outputs, next_state = self.recur(tokens, np.zeros((batch_size, self.spec.state_size), dtype=np.float32))
         head = self.head(outputs, k=min(5, self._vocab_size), targets=tokens[:, 0].copy(), ranks=None)
-        return outputs.array(), next_state.copy(), head.target_log_probs
+        return outputs.array().copy(), next_state.copy(), head.target_log_probs
 
     def _bound_here(self) -> BoundLanguageModel:
         try:

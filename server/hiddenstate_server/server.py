@@ -128,7 +128,8 @@ class Server:
                 _log.info("drained")
                 return True
         _log.warning("not drained in %g s: %d calls are cut off", timeout_s, self.running.count)
-        self._grace_s = None
+        if self.running.count:
+            self._grace_s = None
         return False
 
     async def stop(self) -> None:

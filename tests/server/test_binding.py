@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from bundles import language_model_bundle
-from hiddenstate_server.binding import BoundLanguageModel, Floats, Ids
+from hiddenstate_server.binding import BoundGraph, BoundLanguageModel, Floats, Ids
 from hiddenstate_server.bundle import load_bundle
 from hiddenstate_server.head_output import HeadOutput
 from hiddenstate_server.providers import CPU, Provider, make_session
@@ -139,6 +139,49 @@ def test_a_failed_run_leaves_nothing_behind(model: Model, seq_len: int) -> None:
     np.testing.assert_array_equal(next_state, wanted_state)
 
 
+def test_what_is_bound_is_bound_anew_after_something_else_was(model: Model) -> None:
+    _, state = model.batch(3, 1)
+    hidden = np.ascontiguousarray(state[:, : model.spec.output_size])
+    first = model.bound.head(hidden, k=2, targets=None, ranks=None)
+    outputs, _ = model.bound.recur(*model.batch(3, 1))
+    other = model.bound.head(outputs.last(), k=2, targets=None, ranks=None)
+    again = model.bound.head(hidden, k=2, targets=None, ranks=None)
+    assert not np.array_equal(first.top_log_probs, other.top_log_probs)
+    np.testing.assert_array_equal(first.top_log_probs, again.top_log_probs)
+
+
+def test_a_binding_that_fails_is_made_anew(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = model.batch(2, 1), model.batch(3, 1)
+    model.bound.recur(*first)
+    with monkeypatch.context() as patch:
+        patch.setattr(BoundGraph, "put_into", fail)
+        with pytest.raises(MemoryError):
+            model.bound.recur(*second)
+    outputs, next_state = model.bound.recur(*first)
+    wanted, wanted_state = model.plain(*first)
+    np.testing.assert_array_equal(outputs.array(), wanted)
+    np.testing.assert_array_equal(next_state, wanted_state)
+
+
+def fail(*_: object) -> None:
+    raise MemoryError
+
+
+def test_outputs_of_several_tokens_are_not_taken_for_those_of_the_last(model: Model) -> None:
+    outputs, _ = model.bound.recur(*model.batch(2, 3))
+    with pytest.raises(AssertionError):
+        model.bound.head(outputs, k=2, targets=None, ranks=None)
+
+
+def test_a_trial_keeps_when_the_next_one_runs(folder: Path) -> None:
+    runner = LanguageModelRunner(load_bundle(folder), folder, variant="fp32", provider=HERE, threads=1)
+    outputs, next_state, log_probs = runner.trial(3)
+    kept = [array.copy() for array in (outputs, next_state, log_probs)]
+    runner.recur(np.full((3, 1), 5), np.ones((3, runner.spec.state_size), dtype=np.float32))
+    for array, before in zip((outputs, next_state, log_probs), kept, strict=True):
+        np.testing.assert_array_equal(array, before)
+
+
 def test_threads_that_share_a_runner_do_not_see_each_others_batches(folder: Path) -> None:
     runner = LanguageModelRunner(load_bundle(folder), folder, variant="fp32", provider=HERE, threads=1)
     model, start = Model(folder), threading.Barrier(4)
@@ -195,5 +238,8 @@ def test_a_graph_that_puts_out_more_than_is_due_fails_and_writes_nowhere(model: 
     onnx.checker.check_model(made)
     recurrent = onnxruntime.InferenceSession(made.SerializeToString(), providers=[CPU])
     bound = BoundLanguageModel(recurrent, model.head, "cpu", state_size=size)
+    room = np.full((4, size), 7, dtype=np.float32)
+    bound._next_state = room[:2]
     with pytest.raises(Exception, match="shape"):
         bound.recur(*model.batch(2, 1))
+    np.testing.assert_array_equal(room, 7)

@@ -16,6 +16,8 @@ from hiddenstate_server.environment import strays
         ("HIDDENSTATE_LOGFORMAT", "HIDDENSTATE_LOG_FORMAT"),
         ("HIDDENSTATE_METRICS_PORT", "HIDDENSTATE_METRICS"),
         ("HIDDENSTATE_MAX_BATCH_SIZE", "HIDDENSTATE_MAX_BATCH"),
+        ("HIDDENSTATE_Listen", "HIDDENSTATE_LISTEN"),
+        ("hiddenstate_listen", "HIDDENSTATE_LISTEN"),
         ("HIDDENSTATE_XYZZY", None),
         ("HIDDENSTATE_PORT", None),
         ("HIDDENSTATE_", None),

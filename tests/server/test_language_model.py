@@ -199,7 +199,7 @@ async def test_the_state_after_the_end_of_a_text_is_that_before_its_end(language
 @pytest.mark.parametrize(
     ("context", "message"),
     [
-        (Context(), "text: is not set; send what has been written, an empty text for the first word of a new one"),
+        (Context(), "text: is not set; send "),
         (Context(tokens=[2, 10_000]), r"tokens: ids\[1\] is 10000"),
         (Context(text="the " * 20_000), "text: has 20,000 tokens, one request may have 16,384 .* which predict gives"),
         (Context(text="x" * 1_100_000), "text: has 1,100,000 characters, one request may have 1,048,576"),
@@ -230,10 +230,15 @@ async def test_a_text_is_generated_from_its_beginning(language_model: LanguageMo
     assert (await generate(language_model, "", temperature=0.0, max_tokens=1))[0].word == best.word
 
 
-async def test_nothing_is_not_scored(language_model: LanguageModel) -> None:
-    for context in (Context(text=""), Context(tokens=[])):
-        with pytest.raises(InvalidRequestError, match="text: is empty; send at least one word to score"):
-            await language_model.score(context)
+@pytest.mark.parametrize("context", [Context(), Context(text=""), Context(tokens=[])])
+async def test_nothing_is_not_scored(language_model: LanguageModel, context: Context) -> None:
+    with pytest.raises(InvalidRequestError, match=r"text: is (not set|empty); send at least one word to score"):
+        await language_model.score(context)
+
+
+async def test_what_says_nothing_is_told_what_it_may_say(language_model: LanguageModel) -> None:
+    with pytest.raises(InvalidRequestError, match="an empty text for the first word of a new one, or a state to conti"):
+        await language_model.predict(Context())
 
 
 @pytest.mark.parametrize(

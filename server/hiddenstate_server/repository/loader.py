@@ -131,7 +131,7 @@ class Loader:
         if settings.autotune:
             name = f"{bundle.name} {bundle.version}"
             layout, runner = measured_layout(lambda threads: load(choice.variant, threads), name, cores=settings.cores)
-        runner.trial(settings.max_batch)  # the largest batch has its memory before the first caller comes
+        runner.trial(settings.max_batch)  # ONNX Runtime has the memory for the largest batch before a caller comes
         return runner, layout
 
     def _choose_provider(self, bundle: Bundle, folder: Path) -> Provider:

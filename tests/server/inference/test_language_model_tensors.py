@@ -41,6 +41,13 @@ async def test_a_text_is_answered_as_by_predict(wire: Wire) -> None:
     ]
 
 
+async def test_an_empty_text_asks_for_the_first_word_alone_and_in_a_sequence(wire: Wire) -> None:
+    assert row(await wire.inference.ModelInfer(request(LM, text("")))) == await predicted(wire, "")
+    await wire.inference.ModelInfer(step(LM, text(""), 7, start=True))
+    response = await wire.inference.ModelInfer(step(LM, text("I would"), 7, end=True))
+    assert [each[:2] for each in row(response)] == [each[:2] for each in await predicted(wire, "I would")]
+
+
 async def test_each_text_of_a_batch_has_its_own_number_of_words_and_its_own_prefix(wire: Wire) -> None:
     inputs = text("I would", "thank you", "the", prefix=["", "th", ""], top_k=np.array([2, 4, 3], np.int32))
     response = await wire.inference.ModelInfer(request(LM, inputs))
