@@ -18,6 +18,7 @@ def add_channelz(server: Any) -> None:
         from grpc_channelz.v1.channelz_pb2_grpc import add_ChannelzServicer_to_server
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--channelz needs {error.name}, which is not installed: pip install 'hiddenstate[channelz]'"
+            f"--channelz needs {error.name}, which is not installed: pip install 'hiddenstate[channelz]', or in a "
+            "checkout '.[channelz]'"
         ) from None
     add_ChannelzServicer_to_server(channelz.aio.ChannelzServicer(), server)

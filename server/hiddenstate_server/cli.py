@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from hiddenstate_server.config import (
     KIB,
@@ -98,7 +99,7 @@ def _type(kind: Any, setting: Setting) -> Any:
     if setting.is_bytes:
         return Bytes()
     if choices := choices_of(kind):
-        return click.Choice(choices)
+        return click.Choice(choices, case_sensitive=False)
     if kind is float:
         return Number("a number of seconds" if setting.metavar == "SECONDS" else "a number")
     if kind == Path | str:
@@ -114,13 +115,25 @@ def _serve(**values: Any) -> None:
     try:
         settings = Settings.of(**values)
     except ConfigError as error:
-        raise click.UsageError(str(error)) from None
+        raise click.UsageError(_with_variable(str(error))) from None
     from hiddenstate_server.app import run  # loads ONNX Runtime, which --help does not need
 
     try:
         run(settings)
     except (BundleError, ConfigError, WorkersError) as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(_with_variable(str(error))) from None
+
+
+def _with_variable(message: str) -> str:
+    """Adds the environment variable to a message that begins with a flag whose value came from there."""
+    found = re.match(r"--[a-z0-9-]+", message)
+    context = click.get_current_context(silent=True)
+    if not found or context is None:
+        return message
+    name = found[0].removeprefix("--").replace("-", "_")
+    if context.get_parameter_source(name) is not ParameterSource.ENVIRONMENT:
+        return message
+    return f"{found[0]} ({environment_variable(name)}){message[found.end() :]}"
 
 
 serve = GroupedCommand(

@@ -55,6 +55,7 @@ class Address(NamedTuple):
         Raises:
             ValueError: it is not of that form.
         """
+        text = text.strip()
         scheme, is_url, _ = text.partition("://")
         if is_url:
             raise ValueError(f"{text!r}: give HOST:PORT alone, without {scheme}:// before it, for example {example}")

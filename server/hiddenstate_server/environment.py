@@ -21,6 +21,9 @@ _OF_A_SERVICE = re.compile(
 )
 _PORT_OF_A_SERVICE = re.compile(r"HIDDENSTATE(_\w+)?_PORT=(tcp|udp|sctp)://.*")
 
+# What other programs call settings of this one.
+_OTHER_WORDS = {"port": "listen", "host": "listen", "address": "listen", "bind": "listen", "batch_size": "max_batch"}
+
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +47,8 @@ def strays(environment: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
 
 def _nearest(name: str, settings: Collection[str]) -> str | None:
     """Returns the setting whose name is most like one; None if none is."""
+    if name in _OTHER_WORDS:
+        return _OTHER_WORDS[name]
     begun = [setting for setting in settings if name.startswith(f"{setting}_")]  # `listen_port` is more like `listen`
     close = sorted(begun, key=len, reverse=True) or difflib.get_close_matches(name, settings, n=1)
     return close[0] if close else None

@@ -3,10 +3,16 @@
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EADDRINUSE
+from errno import EADDRINUSE, EADDRNOTAVAIL
 
 from hiddenstate_server.config import Address, flag
 from hiddenstate_server.errors import ConfigError
+
+_NO_HOST = "; give an address of this machine, for example 127.0.0.1, or 0.0.0.0 for all of them"
+_WAYS_OUT = {
+    EADDRINUSE: "; end what listens there, or choose another port (0 takes a free one)",
+    EADDRNOTAVAIL: _NO_HOST,
+}
 
 
 def check_can_listen(name: str, address: Address) -> None:
@@ -55,7 +61,5 @@ def _bound(name: str, address: Address, *options: int) -> Iterator[socket.socket
 
 
 def _cannot_listen(name: str, address: Address, error: OSError) -> ConfigError:
-    way_out = (
-        "; end what listens there, or choose another port (0 takes a free one)" if error.errno == EADDRINUSE else ""
-    )
+    way_out = _NO_HOST if isinstance(error, socket.gaierror) else _WAYS_OUT.get(error.errno or 0, "")
     return ConfigError(f"{flag(name)} {address}: cannot listen there: {error.strerror}{way_out}")

@@ -121,8 +121,8 @@ class Predictor:
         low, high = self._word_index.rank_range(options.prefix)
         if low == high:
             raise InvalidRequestError(
-                f"prefix: no word of {self._name} begins with {options.prefix[:40]!r}; "
-                "send the letters of the word being typed, in the case that they were typed in"
+                f"prefix: no word of {self._name} begins with {options.prefix[:40]!r}, in upper and lower case as it "
+                "stands; leave it out to have any word"
             )
         return low, high
 

@@ -77,7 +77,7 @@ def _problem(name: str, probe: Path) -> str | None:
     """Says why a provider cannot be used, or None."""
     if name not in onnxruntime.get_available_providers():
         installed = f"the installed onnxruntime {onnxruntime.__version__}"
-        return f"{name} is not in {installed} (pip install 'hiddenstate[server-gpu]' for NVIDIA GPUs)"
+        return f"{name} is not in {installed} (the extra server-gpu brings it, for NVIDIA GPUs)"
     try:
         onnxruntime.preload_dlls()  # finds CUDA and cuDNN where Python packages bring them
         session = make_session(probe, Provider(name=name, reason="probe"), threads=1)

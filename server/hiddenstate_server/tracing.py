@@ -29,7 +29,8 @@ try:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ModuleNotFoundError as error:
     raise ConfigError(
-        f"--trace-endpoint needs {error.name}, which is not installed: pip install 'hiddenstate[tracing]'"
+        f"--trace-endpoint needs {error.name}, which is not installed: pip install 'hiddenstate[tracing]', or in a "
+        "checkout '.[tracing]'"
     ) from None
 
 # How long the collector has to answer at start, and for what is left when the server ends.

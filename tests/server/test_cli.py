@@ -8,7 +8,8 @@ from click.testing import CliRunner, Result
 
 from hiddenstate.cli import main
 from hiddenstate_server import app
-from hiddenstate_server.config import EngineSettings, Settings, environment_variable, flag
+from hiddenstate_server.config import Address, EngineSettings, Settings, environment_variable, flag
+from hiddenstate_server.errors import ConfigError
 
 NAMES = sorted({field.name for cls in (Settings, EngineSettings) for field in dataclasses.fields(cls)} - {"engine"})
 
@@ -198,6 +199,36 @@ def test_bad_usage_is_told_by_its_flag_with_exit_code_2(
     assert result.exit_code == 2
     assert named in result.stderr
     assert served == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"HIDDENSTATE_LISTEN": "nowhere"}, "--listen (HIDDENSTATE_LISTEN): 'nowhere' is not HOST:PORT"),
+        ({"HIDDENSTATE_WORKERS": "0"}, "--workers (HIDDENSTATE_WORKERS): is 0; it must be 1 to 1024"),
+        ({"HIDDENSTATE_MAX_BATCH": "many"}, "HIDDENSTATE_MAX_BATCH"),
+    ],
+)
+def test_a_bad_variable_is_told_by_its_name(served: list[Settings], environment: dict[str, str], message: str) -> None:
+    result = serve(**environment)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert served == []
+
+
+def test_what_fails_at_the_start_is_told_by_the_variable_that_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Settings) -> None:
+        raise ConfigError("--listen 127.0.0.1:1: cannot listen there")
+
+    monkeypatch.setattr(app, "run", refuse)
+    assert "Error: --listen 127.0.0.1:1: cannot" in serve("--listen", "127.0.0.1:1").stderr
+    variable = serve(HIDDENSTATE_LISTEN="127.0.0.1:1").stderr
+    assert "Error: --listen (HIDDENSTATE_LISTEN) 127.0.0.1:1: cannot listen there" in variable
+
+
+def test_choices_may_be_written_in_capitals_and_addresses_with_blanks_around(served: list[Settings]) -> None:
+    assert serve("--listen", " 127.0.0.1:50051 ", HIDDENSTATE_LOG_LEVEL="INFO").exit_code == 0
+    assert (served[0].log_level, Address.parse(served[0].listen)) == ("info", Address("127.0.0.1", 50051))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from hiddenstate_server.environment import strays
         ("HIDDENSTATE_Listen", "HIDDENSTATE_LISTEN"),
         ("hiddenstate_listen", "HIDDENSTATE_LISTEN"),
         ("HIDDENSTATE_XYZZY", None),
-        ("HIDDENSTATE_PORT", None),
+        ("HIDDENSTATE_PORT", "HIDDENSTATE_LISTEN"),
         ("HIDDENSTATE_", None),
     ],
 )

@@ -63,6 +63,12 @@ def test_a_shared_port_is_given_back() -> None:
     check_can_listen("listen", address)
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "off"])
+def test_an_address_of_another_machine_or_none_is_told_with_what_to_give(host: str) -> None:
+    with pytest.raises(ConfigError, match=f"--metrics {host}:1: cannot listen there: .*; give an address of this mach"):
+        check_can_listen("metrics", Address(host, 1))
+
+
 def test_a_system_that_cannot_share_ports_is_told_by_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "SO_REUSEPORT")
     with pytest.raises(ConfigError, match="--workers: this system has no SO_REUSEPORT"), shared_port("listen", FREE):

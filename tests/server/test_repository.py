@@ -60,7 +60,9 @@ async def test_without_a_name_several_models_are_ambiguous(tmp_path: Path) -> No
     repository = load(tmp_path)
     with pytest.raises(InvalidRequestError, match="there are several; name one of: a version 1, b"):
         repository.sentence_encoder()
-    with pytest.raises(ModelNotFoundError, match="there is: none"):
+    with pytest.raises(
+        ModelNotFoundError, match="model: the server has none for this call; ListModels tells what it has"
+    ):
         repository.language_model()
     repository.close()
 

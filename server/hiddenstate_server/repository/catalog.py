@@ -70,7 +70,9 @@ class Catalog:
         named = [model for model in models if model.name == (name or model.name)]
         if named:
             return self._no_version(named, version)
-        problem = f"no model {name[:64]!r} answers this call" if name else "the server has none for this call"
+        if not models and not name:
+            return ModelNotFoundError("model: the server has none for this call; ListModels tells what it has")
+        problem = f"no model {name[:64]!r} answers this call"
         if any(model.name == name for model in self.models):
             problem = f"{name} is a model of another kind than this call needs"
         return ModelNotFoundError(f"model: {problem}; there is: {there}")

@@ -62,4 +62,6 @@ def _what_to_install(url: str) -> str:
     scheme = url.partition("://")[0]
     if scheme not in _EXTRAS:
         return f"needs a library for {scheme}:// that fsspec knows"
-    return f"needs another library: pip install 'hiddenstate[{_EXTRAS[scheme]}]'"
+    return (
+        f"needs another library: pip install 'hiddenstate[{_EXTRAS[scheme]}]', or in a checkout '.[{_EXTRAS[scheme]}]'"
+    )

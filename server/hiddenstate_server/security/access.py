@@ -1,6 +1,7 @@
 """Who calls, whether they may, and how much of it. Belongs to the event loop."""
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any, Final
 
 import grpc
 
-from hiddenstate_server.config import Settings
+from hiddenstate_server.config import Settings, flag
 from hiddenstate_server.errors import PermissionDeniedError, UnauthenticatedError
 from hiddenstate_server.security.files import WatchedFiles
 from hiddenstate_server.security.keys import SCOPES, Key, Keys, read_keys
@@ -36,6 +37,8 @@ _SERVICE_SCOPES: Final = {
 # Addresses that are remembered, beside those that have streams open.
 _MAX_CALLERS = 10_000
 _HEADER = "authorization"
+
+_log = logging.getLogger(__name__)
 
 
 class Caller:
@@ -114,6 +117,8 @@ class Access:
         """
         path = settings.keys_file
         keys = None if path is None else WatchedFiles(lambda: read_keys(path), [path])
+        if keys is not None and not keys.value.by_name:
+            _log.warning("%s %s: holds no key, so that nobody may call until it does", flag("keys_file"), path)
         limits = Limits.of(settings)
         return cls(keys, limits, ledger or OwnLedger()) if keys is not None or any(limits) else None
 

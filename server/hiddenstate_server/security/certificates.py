@@ -1,6 +1,7 @@
 """The server's certificate, and whose certificates callers have to show. Read from files that may change any time."""
 
 import datetime
+import re
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -44,8 +45,8 @@ class CertificateFiles(NamedTuple):
 
     def _read(self) -> Certificates:
         check_is_private("tls_key", self.key)
-        cert, key = _read_pem("tls_cert", self.cert), _read_pem("tls_key", self.key)
-        ca = None if self.client_ca is None else _read_pem("tls_client_ca", self.client_ca)
+        cert, key = _read_pem("tls_cert", self.cert, "CERTIFICATE"), _read_pem("tls_key", self.key, "PRIVATE KEY")
+        ca = None if self.client_ca is None else _read_pem("tls_client_ca", self.client_ca, "CERTIFICATE")
         context = self._context()
         try:
             _shake_hands(context, self.cert)
@@ -87,10 +88,13 @@ def http_context(files: WatchedFiles[Certificates] | None) -> Callable[[], ssl.S
     return None if files is None else lambda: files.value.for_http
 
 
-def _read_pem(name: str, path: Path) -> bytes:
+def _read_pem(name: str, path: Path, kind: str) -> bytes:
+    """Reads a file that holds something of a kind, as its -----BEGIN lines name it."""
     content = read_file(name, path)
     if b"-----BEGIN " not in content:
         raise ConfigError(f"{flag(name)} {path}: cannot be used: it is no PEM (a text with -----BEGIN lines)")
+    if not re.search(rb"-----BEGIN [A-Z0-9 ]*%s-----" % kind.encode(), content):
+        raise ConfigError(f"{flag(name)} {path}: cannot be used: it holds no {kind.lower()}")
     return content
 
 

@@ -40,6 +40,16 @@ UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
 
 
+async def test_a_file_without_keys_is_warned_of(
+    models_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys"
+    path.touch(mode=0o600)
+    async with serving(models_dir, keys_file=path) as wire:
+        assert (await failure(wire.models.ListModels(ListModelsRequest()))).code() is UNAUTHENTICATED
+    assert f"--keys-file {path}: holds no key, so that nobody may call until it does" in caplog.text
+
+
 class KeyFile:
     """A file with a key for each scope, and the keys."""
 

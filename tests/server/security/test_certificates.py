@@ -140,6 +140,15 @@ def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
         CertificateFiles(one.cert, other.key, None).watched()
 
 
+def test_files_that_were_swapped_are_told_by_what_is_not_in_them(tmp_path: Path) -> None:
+    issued = issue(tmp_path)
+    issued.cert.chmod(0o600)
+    with pytest.raises(ConfigError, match=r"^--tls-cert .*\.key: cannot be used: it holds no certificate$"):
+        CertificateFiles(issued.key, issued.cert, None).watched()
+    with pytest.raises(ConfigError, match=r"^--tls-key .*\.pem: cannot be used: it holds no private key$"):
+        CertificateFiles(issued.cert, issued.cert, None).watched()
+
+
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
     issued = issue(tmp_path)
     issued.key.chmod(0o644)
