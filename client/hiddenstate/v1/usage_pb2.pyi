@@ -60,7 +60,9 @@ class RequestError(google.protobuf.message.Message):
     message: builtins.str
     """What is wrong and what to change."""
     retry_after_ms: builtins.int
-    """Where the server has too much to do (code 8): after how many milliseconds it may take the request. Else 0."""
+    """Where the server has too much to do (code 8): after how many milliseconds it may take the request. 0 where
+    waiting alone does not help, and for all else.
+    """
     def __init__(
         self,
         *,
