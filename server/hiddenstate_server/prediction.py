@@ -111,20 +111,14 @@ class Predictor:
         return Prediction(candidates=self._candidates(work), state=self._returned_state(work), usage=usage)
 
     def _ranks(self, options: PredictOptions) -> tuple[int, int] | None:
-        """Returns the ranks of the words that may be candidates; None lets all be."""
+        """Returns the ranks of the words that may be candidates, which may be no words at all; None lets all be."""
         if not 1 <= options.top_k <= self._max_top_k:
             raise InvalidRequestError(
                 f"top_k: is {options.top_k}; {self._name} answers 1 to {self._max_top_k} candidates"
             )
         if not options.prefix:
             return None
-        low, high = self._word_index.rank_range(options.prefix)
-        if low == high:
-            raise InvalidRequestError(
-                f"prefix: no word of {self._name} begins with {options.prefix[:40]!r}, in upper and lower case as it "
-                "stands; leave it out to have any word"
-            )
-        return low, high
+        return self._word_index.rank_range(options.prefix)
 
     def _work(
         self,

@@ -60,6 +60,15 @@ async def test_a_prefix_leaves_only_words_that_begin_with_it(
     assert_same(prediction.candidates, expected(reference, TEXT, 30, prefix))
 
 
+@pytest.mark.parametrize("prefix", ["xyzzy", "tHe", "é" * 100_000])
+async def test_a_prefix_that_no_word_begins_with_leaves_none(language_model: LanguageModel, prefix: str) -> None:
+    alone, other = await asyncio.gather(
+        language_model.predict(Context(text=TEXT), prefix=prefix), language_model.predict(Context(text=TEXT))
+    )
+    assert alone.candidates == []
+    assert len(other.candidates) == 5
+
+
 async def test_asking_for_all_words_gives_all_but_the_special_tokens(language_model: LanguageModel) -> None:
     prediction = await language_model.predict(Context(text=TEXT), top_k=language_model.max_top_k)
     assert sorted(candidate.word for candidate in prediction.candidates) == sorted(WORDS)

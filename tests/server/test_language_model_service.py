@@ -84,7 +84,6 @@ async def test_a_score_is_the_sum_over_its_tokens(wire: Wire) -> None:
         (PredictRequest(text="word " * 100_000), grpc.StatusCode.INVALID_ARGUMENT, "100,000 tokens"),
         (PredictRequest(text=TEXT, top_k=0), grpc.StatusCode.INVALID_ARGUMENT, "top_k: is 0"),
         (PredictRequest(text=TEXT, top_k=1_000_000), grpc.StatusCode.INVALID_ARGUMENT, "top_k: is 1000000"),
-        (PredictRequest(text=TEXT, prefix="xyzzy"), grpc.StatusCode.INVALID_ARGUMENT, "prefix: no word"),
         (PredictRequest(text=TEXT, state=b"x"), grpc.StatusCode.INVALID_ARGUMENT, "state: "),
         (PredictRequest(text=TEXT, model="nobody"), grpc.StatusCode.NOT_FOUND, "tiny-lm version 1"),
         (
@@ -94,7 +93,6 @@ async def test_a_score_is_the_sum_over_its_tokens(wire: Wire) -> None:
         ),
         (PredictRequest(text=TEXT, model="tiny-encoder"), grpc.StatusCode.NOT_FOUND, "tiny-lm version 1"),
         (PredictRequest(text=TEXT, model="x" * 1_000_000), grpc.StatusCode.NOT_FOUND, "tiny-lm version 1"),
-        (PredictRequest(text=TEXT, prefix="é" * 100_000), grpc.StatusCode.INVALID_ARGUMENT, "prefix: no word"),
         (ScoreRequest(text=""), grpc.StatusCode.INVALID_ARGUMENT, "text: is empty"),
         (ScoreRequest(text=TEXT, state=b"x"), grpc.StatusCode.INVALID_ARGUMENT, "state: "),
         (GenerateRequest(), grpc.StatusCode.INVALID_ARGUMENT, "text: is not set"),

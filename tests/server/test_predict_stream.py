@@ -196,6 +196,13 @@ async def test_a_context_is_as_it_was_before_a_request_that_failed(wire: Wire, c
     assert words(replies[3]) == await words_after(wire, "The car new")
 
 
+async def test_a_prefix_that_no_word_begins_with_appends_all_the_same(wire: Wire, caller: Caller) -> None:
+    await caller.send(ask(1, 7, "The", prefix="xyzzy"), ask(2, 7, "car"))
+    replies = await caller.replies(2)
+    assert words(replies[1]) == []
+    assert words(replies[2]) == await words_after(wire, "The car")
+
+
 async def test_a_context_may_begin_before_its_first_word(wire: Wire, caller: Caller) -> None:
     await caller.send(ask(1, 7, ""), ask(2, 7, "The car"))
     replies = await caller.replies(2)
@@ -208,12 +215,12 @@ async def test_a_context_may_begin_before_its_first_word(wire: Wire, caller: Cal
     [
         (StreamedPredictRequest(request_id=1, predict=PredictRequest()), INVALID, "text: is not set"),
         (ask(1, 0, "word", model="nobody"), NOT_FOUND, "nobody"),
-        (ask(1, 5, "word", prefix="xyzzy"), INVALID, "prefix: "),
+        (ask(1, 5, "word", top_k=0), INVALID, "top_k: "),
         (ask(1, 5, "word", state=b"x"), INVALID, "state: "),
         (StreamedPredictRequest(request_id=1, context_id=5), INVALID, "predict: is not set"),
         (StreamedPredictRequest(request_id=1), INVALID, "predict: is not set"),
     ],
-    ids=["not set", "model", "prefix", "state", "nothing", "nothing at all"],
+    ids=["not set", "model", "top_k", "state", "nothing", "nothing at all"],
 )
 async def test_the_stream_goes_on_after_a_request_that_is_refused(
     wire: Wire, caller: Caller, request_: StreamedPredictRequest, code: int, named: str

@@ -100,7 +100,7 @@ class PredictRequest(google.protobuf.message.Message):
     """How many candidates to answer: 1 to the model's max_top_k. Default 5."""
     prefix: builtins.str
     """The letters of the word being typed: only words that begin with them (same case) are candidates. Default none.
-    INVALID_ARGUMENT when no word of the vocabulary does.
+    Where no word of the vocabulary does, there are no candidates, and the context is appended all the same.
     """
     priority: hiddenstate.v1.priority_pb2.Priority.ValueType
     """Who goes first where requests wait for the model. Default interactive."""

@@ -83,7 +83,7 @@ async def test_sequences_do_not_touch_each_other(wire: Wire) -> None:
 
 async def test_a_failed_step_leaves_the_sequence_as_it_was(wire: Wire) -> None:
     await wire.inference.ModelInfer(step(LM, text("I would"), 7, start=True))
-    failed = await failure(wire.inference.ModelInfer(step(LM, text("like", prefix=["xyz"]), 7)))
+    failed = await failure(wire.inference.ModelInfer(step(LM, text("like", top_k=np.zeros(1, np.int32)), 7)))
     assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT
     response = await wire.inference.ModelInfer(step(LM, text("like"), 7))
     assert [each[0] for each in row(response)] == [each[0] for each in await predicted(wire, "I would like")]
