@@ -19,6 +19,7 @@ from hiddenstate.connection import (
 from hiddenstate.credentials import check_api_key, check_credentials, with_api_key
 from hiddenstate.encoding import at_least_one, encode_calls_async, stack
 from hiddenstate.endpoints import DEFAULT_ADDRESS
+from hiddenstate.errors import InvalidRequestError
 from hiddenstate.generation import AsyncGeneration
 from hiddenstate.predict_stream import AsyncPredictStream
 from hiddenstate.replies import read_embeddings, read_model, read_prediction, read_score
@@ -31,6 +32,7 @@ from hiddenstate.requests import (
 )
 from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Priority, Score
 from hiddenstate.retries import patiently_async
+from hiddenstate.sentence_errors import among_all
 from hiddenstate.shared_streams import (
     AsyncSharedEncodings,
     AsyncSharedPredictions,
@@ -286,7 +288,10 @@ class AsyncClient:
         wanted, count = at_least_one(sentences)
         if fits_one_request(wanted, batch_size):
             request = encoding(wanted, truncate=truncate, model=model, model_version=model_version, priority=priority)
-            response = await self._encodings.ask(request, self._connection.timeout(timeout_s))
+            try:
+                response = await self._encodings.ask(request, self._connection.timeout(timeout_s))
+            except InvalidRequestError as error:
+                raise among_all(error, 0) from error.__cause__
             embeddings = read_embeddings(response, len(wanted))
             return embeddings if count else embeddings[:0]
         batches = self.encode_batches(

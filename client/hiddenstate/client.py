@@ -16,6 +16,7 @@ from hiddenstate.connection import (
 from hiddenstate.credentials import check_api_key, check_credentials, with_api_key
 from hiddenstate.encoding import at_least_one, encode_calls, stack
 from hiddenstate.endpoints import DEFAULT_ADDRESS
+from hiddenstate.errors import InvalidRequestError
 from hiddenstate.exits import close_at_exit
 from hiddenstate.forks import begin_anew_in_forks, leave_behind
 from hiddenstate.generation import Generation
@@ -30,6 +31,7 @@ from hiddenstate.requests import (
 )
 from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Priority, Score
 from hiddenstate.retries import patiently
+from hiddenstate.sentence_errors import among_all
 from hiddenstate.shared_streams import predict_stream, shared_encodings, shared_predictions
 from hiddenstate.streamed_requests import encoding, prediction, wrapped_encoding
 from hiddenstate.v1.language_model_pb2_grpc import LanguageModelServiceStub
@@ -264,7 +266,10 @@ class Client:
         wanted, count = at_least_one(sentences)
         if fits_one_request(wanted, batch_size):
             request = encoding(wanted, truncate=truncate, model=model, model_version=model_version, priority=priority)
-            response = self._encodings.ask(request, self._connection.timeout(timeout_s))
+            try:
+                response = self._encodings.ask(request, self._connection.timeout(timeout_s))
+            except InvalidRequestError as error:
+                raise among_all(error, 0) from error.__cause__
             embeddings = read_embeddings(response, len(wanted))
             return embeddings if count else embeddings[:0]
         batches = self.encode_batches(
