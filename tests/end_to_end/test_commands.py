@@ -182,6 +182,9 @@ def test_a_suffix_that_encode_does_not_write_is_refused_with_those_that_it_does(
         (("encode",), "the\n\ncar\n", "Error: standard input: line 2 is empty"),
         (("encode",), b"the\ncaf\xe9\n", "Error: standard input: line 2 is not UTF-8 (byte 0xe9 at offset 7)"),
         (("encode",), "", "Error: standard input: there are no sentences"),
+        (("encode", ""), None, "Error: argument 1 is empty; --skip-empty leaves out what is empty"),
+        (("encode", "the", " "), None, "Error: argument 2 is empty"),
+        (("encode", "the", "\udcff"), None, "Error: argument 2 is not UTF-8 (byte 0xff at offset 0)"),
         (("score", " "), None, "Error: text: is empty"),
     ],
 )
@@ -193,6 +196,39 @@ def test_what_is_wrong_is_said_in_one_line_with_exit_code_1(
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1
     assert not result.stdout
+
+
+TOO_LONG = "the car " * 400
+
+
+def test_a_line_that_the_server_refuses_is_named_with_its_file_and_the_option_to_change(
+    run: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "mix.txt"
+    file.write_text("the car\n" * 30 + f"{TOO_LONG}\n" + "the car\n" * 30)
+    result = run("encode", "-f", str(file), "--batch-size", "7", "--no-truncate")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith(f"Error: {file}: line 31: has 800 tokens, ")
+    assert result.stderr.endswith("; shorten it, or set --truncate to have it cut at its end\n")
+
+
+def test_lines_that_were_left_out_count_where_one_is_named(run: Command) -> None:
+    lines = f"the\n\n\ncar\nthe\n\n{TOO_LONG}\n"
+    result = run("encode", "--batch-size", "2", "--skip-empty", "--no-truncate", stdin=lines)
+    assert result.stderr.startswith("Error: standard input: line 7: has 800 tokens")
+
+
+def test_an_argument_that_the_server_refuses_is_named_by_its_place(run: Command) -> None:
+    result = run("encode", "--no-truncate", "the car", TOO_LONG)
+    assert result.stderr.startswith("Error: argument 2: has 800 tokens")
+
+
+def test_a_batch_that_is_larger_than_the_server_takes_is_told_as_the_option(run: Command) -> None:
+    result = run("encode", "--batch-size", "5000", stdin="the car\n" * 3000)
+    assert result.stderr == (
+        "Error: --batch-size: let 3,000 sentences go in one call, which may have 1,024 (the server's --max-sentences); "
+        "lower it\n"
+    )
 
 
 def test_a_failed_encode_leaves_no_file_behind(run: Command, tmp_path: Path) -> None:
