@@ -81,15 +81,15 @@ class AsyncClient:
                 A list of HOST:PORT, or a name with several addresses, is of servers that do the same: they take
                 turns, and where one fails the others go on.
             timeout_s: The most that a call may take, unless it has its own; None sets no limit.
-            max_message_bytes: The largest request or reply.
+            max_message_bytes: The largest request or reply, at least 1.
             credentials: For a server that speaks TLS: `hiddenstate.tls_credentials()`. None speaks plain text.
                 The certificates of a list of servers must all have the name of the first.
             api_key: For a server that asks for keys. Without TLS, everybody on the way can read it.
             keepalive_s: After so many seconds of silence while calls run, a ping finds out whether the server is there.
 
         Raises:
-            ValueError: an address is not one, none of several names can be found, timeout_s or keepalive_s is not
-                above 0, the key cannot be one, or an argument is of another type.
+            ValueError: an address is not one, none of several names can be found, timeout_s, keepalive_s or
+                max_message_bytes is not above 0, the key cannot be one, or an argument is of another type.
         """
         self._connection = Connection(address, timeout_s, max_message_bytes)
         self._options = channel_options(max_message_bytes, self._connection.endpoints, keepalive_s)

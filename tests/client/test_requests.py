@@ -7,6 +7,7 @@ from client.fake_server import RunningServer
 from hiddenstate import AsyncClient, Client, InvalidRequestError
 
 A_STATE = "the bytes of an earlier reply, or None where nothing came before"
+BYTES = "it must be a whole number of bytes from 1 to 2**31 - 1"
 EMPTY_STATE = f"state: is b''; it must be {A_STATE}"
 
 
@@ -77,11 +78,10 @@ async def test_tasks_are_told_the_same_of_what_cannot_be_sent(server: RunningSer
         ({"address": 5}, "address 5 is not HOST:PORT, for example 127.0.0.1:50051"),
         ({"address": b"h:1"}, "address b'h:1' is not HOST:PORT, for example 127.0.0.1:50051"),
         ({"address": ["h:1", 5]}, "address 5 is not HOST:PORT, for example 127.0.0.1:50051"),
-        ({"max_message_bytes": "1MiB"}, "max_message_bytes: is '1MiB'; it must be a whole number of bytes below 2**31"),
-        (
-            {"max_message_bytes": 2**31},
-            "max_message_bytes: is 2147483648; it must be a whole number of bytes below 2**31",
-        ),
+        ({"max_message_bytes": "1MiB"}, f"max_message_bytes: is '1MiB'; {BYTES}"),
+        ({"max_message_bytes": 2**31}, f"max_message_bytes: is 2147483648; {BYTES}"),
+        ({"max_message_bytes": 0}, f"max_message_bytes: is 0; {BYTES}"),
+        ({"max_message_bytes": -1}, f"max_message_bytes: is -1; {BYTES}"),
         ({"keepalive_s": "often"}, "keepalive_s: is 'often'; it must be above 0 seconds"),
         ({"api_key": b"secret"}, "api_key: is of the type bytes; it must be a str"),
         (
