@@ -30,7 +30,7 @@ from hiddenstate.requests import (
     model_request,
     score_request,
 )
-from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Priority, Score
+from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Priority, Score, State
 from hiddenstate.retries import patiently_async
 from hiddenstate.sentence_errors import among_all
 from hiddenstate.shared_streams import (
@@ -135,7 +135,7 @@ class AsyncClient:
         tokens: Iterable[int] | None = None,
         top_k: int = 5,
         prefix: str = "",
-        state: bytes | None = None,
+        state: State | None = None,
         return_state: bool = False,
         model: str = "",
         model_version: str = "",
@@ -184,7 +184,7 @@ class AsyncClient:
         top_p: float | None = None,
         seed: int | None = None,
         stop_words: Sequence[str] = (),
-        state: bytes | None = None,
+        state: State | None = None,
         return_state: bool = False,
         model: str = "",
         model_version: str = "",
@@ -236,7 +236,7 @@ class AsyncClient:
         text: str | None = None,
         *,
         tokens: Iterable[int] | None = None,
-        state: bytes | None = None,
+        state: State | None = None,
         model: str = "",
         model_version: str = "",
         priority: Priority | None = None,

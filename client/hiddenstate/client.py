@@ -29,7 +29,7 @@ from hiddenstate.requests import (
     model_request,
     score_request,
 )
-from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Priority, Score
+from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Priority, Score, State
 from hiddenstate.retries import patiently
 from hiddenstate.sentence_errors import among_all
 from hiddenstate.shared_streams import predict_stream, shared_encodings, shared_predictions
@@ -113,7 +113,7 @@ class Client:
         tokens: Iterable[int] | None = None,
         top_k: int = 5,
         prefix: str = "",
-        state: bytes | None = None,
+        state: State | None = None,
         return_state: bool = False,
         model: str = "",
         model_version: str = "",
@@ -162,7 +162,7 @@ class Client:
         top_p: float | None = None,
         seed: int | None = None,
         stop_words: Sequence[str] = (),
-        state: bytes | None = None,
+        state: State | None = None,
         return_state: bool = False,
         model: str = "",
         model_version: str = "",
@@ -214,7 +214,7 @@ class Client:
         text: str | None = None,
         *,
         tokens: Iterable[int] | None = None,
-        state: bytes | None = None,
+        state: State | None = None,
         model: str = "",
         model_version: str = "",
         priority: Priority | None = None,

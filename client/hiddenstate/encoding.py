@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from hiddenstate.connection import Connection
 from hiddenstate.errors import InvalidRequestError, ModelChangedError
-from hiddenstate.refusals import refusal
+from hiddenstate.refusals import BYTES, refusal
 from hiddenstate.replies import read_encoded
 from hiddenstate.results import EncodedBatch
 from hiddenstate.sentence_errors import among_all
@@ -116,7 +116,7 @@ def at_least_one(sentences: Iterable[str] | str) -> tuple[Sequence[str], int]:
     Raises:
         InvalidRequestError: they are no sentences.
     """
-    if isinstance(sentences, bytes | bytearray):  # which are numbers to Python
+    if isinstance(sentences, BYTES):  # which are numbers to Python
         raise InvalidRequestError(refusal("sentences", sentences))
     try:
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)
