@@ -127,6 +127,15 @@ def test_a_generation_can_be_taken_as_text(client: Client) -> None:
     assert client.generate("I").text() == "a, b"
 
 
+def test_the_text_of_a_generation_is_whole_whoever_took_its_words(client: Client) -> None:
+    generation = client.generate("I")
+    assert next(generation).word == "a"
+    assert [generation.text(), generation.text()] == ["a, b"] * 2
+    assert list(generation) == []
+    client.close()
+    assert generation.text() == "a, b"
+
+
 def test_leaving_a_generation_stops_the_servers_work(client: Client, fake: FakeServer) -> None:
     stopped = endless(fake)
     with client.generate("I") as generation:
