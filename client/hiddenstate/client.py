@@ -27,6 +27,7 @@ from hiddenstate.requests import (
     fits_one_request,
     generate_request,
     model_request,
+    naming_arguments,
     score_request,
 )
 from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Priority, Score, State
@@ -325,11 +326,12 @@ class Client:
     def model(self, name: str, version: str = "", *, timeout_s: float | None = None) -> ModelInfo:
         """Describes one model; an empty version takes the newest. Raises ModelNotFoundError if it is not served."""
         request = model_request(name, version)
-        response = patiently(
-            self._connection,
-            lambda left_s: self._models.GetModel(request, timeout=left_s),
-            self._connection.timeout(timeout_s),
-        )
+        with naming_arguments():
+            response = patiently(
+                self._connection,
+                lambda left_s: self._models.GetModel(request, timeout=left_s),
+                self._connection.timeout(timeout_s),
+            )
         return read_model(response.model)
 
     def close(self) -> None:

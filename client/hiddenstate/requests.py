@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from hiddenstate.errors import InvalidRequestError
+from hiddenstate.errors import InvalidRequestError, ModelNotFoundError
 from hiddenstate.refusals import BYTES, refusal
 from hiddenstate.results import Priority, State
 from hiddenstate.v1.language_model_pb2 import (
@@ -25,6 +26,8 @@ M = TypeVar("M", bound=Message)
 _MOST_CHARACTERS = 500_000
 
 _REFUSALS = (TypeError, ValueError, OverflowError)  # of protobuf
+
+_ARGUMENTS_OF_MODEL = {"model": "name", "model_version": "version"}
 
 _TEXTS = ("text", "prefix", "model", "model_version", "name", "version")
 
@@ -197,8 +200,24 @@ def encode_requests(
 
 
 def model_request(name: str, version: str) -> GetModelRequest:
-    """Builds the request for one model's description."""
+    """Builds the request for one model's description.
+
+    Raises:
+        InvalidRequestError: a value cannot be sent, or there is no name.
+    """
+    if name == "":
+        raise InvalidRequestError("name: is empty; models() lists the names")
     return _build(GetModelRequest, name=name, version=version)
+
+
+@contextmanager
+def naming_arguments() -> Iterator[None]:
+    """Has an error of `model` begin with its argument: other calls have the same as `model` and `model_version`."""
+    try:
+        yield
+    except ModelNotFoundError as error:
+        field, colon, reason = str(error).partition(":")
+        raise ModelNotFoundError(_ARGUMENTS_OF_MODEL.get(field, field) + colon + reason) from error.__cause__
 
 
 def _build(kind: type[M], **fields: Any) -> M:

@@ -143,6 +143,11 @@ def test_an_argument_that_no_client_can_be_made_with_is_named(
         client_class(**options)
 
 
+def test_no_name_of_a_model_is_told_with_the_method_that_lists_them(client: Client) -> None:
+    with pytest.raises(InvalidRequestError, match=r"^name: is empty; models\(\) lists the names$"):
+        client.model("")
+
+
 def test_token_ids_that_cannot_be_sent_are_named_as_tokens(client: Client) -> None:
     with pytest.raises(InvalidRequestError, match=r"^tokens: is \[-1\]; it must be a sequence of token ids"):
         client.predict(tokens=[-1])

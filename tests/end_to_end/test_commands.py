@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from hiddenstate import Client
+from hiddenstate import AsyncClient, Client, ModelNotFoundError
 from hiddenstate.cli import main
 from serving import WAIT_S, serving
 
@@ -68,6 +68,11 @@ def test_predict_as_json_says_what_the_client_says(run: Command, address: str) -
     assert [c["word"] for c in document["candidates"]] == [c.word for c in prediction.candidates]
     assert all(c["word"].startswith("th") for c in document["candidates"])
     assert document["model"] == "tiny-lm"
+
+
+def test_help_says_how_to_ask_for_the_first_word_of_a_text(run: Command) -> None:
+    assert '"" asks for a text\'s first word' in " ".join(run("predict", "--help").stdout.split())
+    assert run("predict", "").stdout.count("%") == 5
 
 
 def test_text_may_come_from_standard_input(run: Command) -> None:
@@ -253,3 +258,16 @@ def test_a_server_that_is_not_there_is_named(run: Command) -> None:
 def test_encoding_nothing_is_an_empty_array(address: str) -> None:
     with Client(address) as client:
         assert client.encode([]).shape == (0, 12)
+
+
+async def test_a_model_that_is_not_there_is_told_by_the_arguments_of_the_method(address: str) -> None:
+    with Client(address) as client:
+        for name, version, message in (
+            ("nope", "", "^name: no model 'nope'"),
+            ("tiny-lm", "9", "^version: tiny-lm has no version '9'"),
+        ):
+            with pytest.raises(ModelNotFoundError, match=message):
+                client.model(name, version)
+            async with AsyncClient(address) as async_client:
+                with pytest.raises(ModelNotFoundError, match=message):
+                    await async_client.model(name, version)
