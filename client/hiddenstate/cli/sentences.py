@@ -128,11 +128,21 @@ def similarity(client: Client, a: str, b: str, model: str, model_version: str) -
     Example:
       hiddenstate similarity "A man plays a guitar." "Someone is making music."
     """
-    x, y = client.encode([a, b], model=model, model_version=model_version).astype("f8")  # [dimension] each
+    try:
+        x, y = client.encode([a, b], model=model, model_version=model_version).astype("f8")  # [dimension] each
+    except InvalidRequestError as error:
+        raise _of_argument(error) from error
     length = float(((x @ x) * (y @ y)) ** 0.5)
     if not length:
         raise click.ClickException("the model gave a vector of length 0, which has no direction to compare")
     click.echo(f"{float(x @ y) / length:.4f}")
+
+
+def _of_argument(error: InvalidRequestError) -> Exception:
+    if (found := place(error)) is None:
+        return error
+    index, reason = found
+    return LineError("AB"[index] + reason)
 
 
 def _reader(sentences: tuple[str, ...], file: BinaryIO | None, *, skip_empty: bool) -> SentenceReader:
