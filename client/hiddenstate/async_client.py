@@ -19,6 +19,7 @@ from hiddenstate.connection import (
 from hiddenstate.credentials import check_api_key, check_credentials, with_api_key
 from hiddenstate.encoding import at_least_one, encode_calls_async, stack
 from hiddenstate.endpoints import DEFAULT_ADDRESS
+from hiddenstate.errors import InvalidRequestError
 from hiddenstate.generation import AsyncGeneration
 from hiddenstate.predict_stream import AsyncPredictStream
 from hiddenstate.replies import read_embeddings, read_model, read_prediction, read_score
@@ -27,10 +28,12 @@ from hiddenstate.requests import (
     fits_one_request,
     generate_request,
     model_request,
+    naming_arguments,
     score_request,
 )
-from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Priority, Score
+from hiddenstate.results import EncodedBatch, ModelInfo, Prediction, Priority, Score, State
 from hiddenstate.retries import patiently_async
+from hiddenstate.sentence_errors import among_all
 from hiddenstate.shared_streams import (
     AsyncSharedEncodings,
     AsyncSharedPredictions,
@@ -79,15 +82,15 @@ class AsyncClient:
                 A list of HOST:PORT, or a name with several addresses, is of servers that do the same: they take
                 turns, and where one fails the others go on.
             timeout_s: The most that a call may take, unless it has its own; None sets no limit.
-            max_message_bytes: The largest request or reply.
+            max_message_bytes: The largest request or reply, at least 1.
             credentials: For a server that speaks TLS: `hiddenstate.tls_credentials()`. None speaks plain text.
                 The certificates of a list of servers must all have the name of the first.
             api_key: For a server that asks for keys. Without TLS, everybody on the way can read it.
             keepalive_s: After so many seconds of silence while calls run, a ping finds out whether the server is there.
 
         Raises:
-            ValueError: an address is not one, none of several names can be found, timeout_s or keepalive_s is not
-                above 0, the key cannot be one, or an argument is of another type.
+            ValueError: an address is not one, none of several names can be found, timeout_s, keepalive_s or
+                max_message_bytes is not above 0, the key cannot be one, or an argument is of another type.
         """
         self._connection = Connection(address, timeout_s, max_message_bytes)
         self._options = channel_options(max_message_bytes, self._connection.endpoints, keepalive_s)
@@ -133,7 +136,7 @@ class AsyncClient:
         tokens: Iterable[int] | None = None,
         top_k: int = 5,
         prefix: str = "",
-        state: bytes | None = None,
+        state: State | None = None,
         return_state: bool = False,
         model: str = "",
         model_version: str = "",
@@ -182,7 +185,7 @@ class AsyncClient:
         top_p: float | None = None,
         seed: int | None = None,
         stop_words: Sequence[str] = (),
-        state: bytes | None = None,
+        state: State | None = None,
         return_state: bool = False,
         model: str = "",
         model_version: str = "",
@@ -234,7 +237,7 @@ class AsyncClient:
         text: str | None = None,
         *,
         tokens: Iterable[int] | None = None,
-        state: bytes | None = None,
+        state: State | None = None,
         model: str = "",
         model_version: str = "",
         priority: Priority | None = None,
@@ -286,7 +289,10 @@ class AsyncClient:
         wanted, count = at_least_one(sentences)
         if fits_one_request(wanted, batch_size):
             request = encoding(wanted, truncate=truncate, model=model, model_version=model_version, priority=priority)
-            response = await self._encodings.ask(request, self._connection.timeout(timeout_s))
+            try:
+                response = await self._encodings.ask(request, self._connection.timeout(timeout_s))
+            except InvalidRequestError as error:
+                raise among_all(error, 0) from error.__cause__
             embeddings = read_embeddings(response, len(wanted))
             return embeddings if count else embeddings[:0]
         batches = self.encode_batches(
@@ -342,11 +348,12 @@ class AsyncClient:
     async def model(self, name: str, version: str = "", *, timeout_s: float | None = None) -> ModelInfo:
         """Describes one model; an empty version takes the newest. Raises ModelNotFoundError if it is not served."""
         request = model_request(name, version)
-        response = await patiently_async(
-            self._connection,
-            lambda left_s: self._models.GetModel(request, timeout=left_s),
-            self._connection.timeout(timeout_s),
-        )
+        with naming_arguments():
+            response = await patiently_async(
+                self._connection,
+                lambda left_s: self._models.GetModel(request, timeout=left_s),
+                self._connection.timeout(timeout_s),
+            )
         return read_model(response.model)
 
     async def close(self) -> None:

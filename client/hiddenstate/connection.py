@@ -78,11 +78,10 @@ class Connection:
         self.address = self.endpoints.text
         self.budget = RetryBudget()
         self.closed = False
-        if not isinstance(max_message_bytes, Integral) or max_message_bytes > _MOST_BYTES:
-            allowed = "a whole number of bytes below 2**31"
+        if not isinstance(max_message_bytes, Integral) or not 0 < max_message_bytes <= _MOST_BYTES:
+            allowed = "a whole number of bytes from 1 to 2**31 - 1"
             raise ValueError(f"max_message_bytes: is {max_message_bytes!r}; it must be {allowed}")
-        # gRPC takes a negative limit for none.
-        self.max_message_bytes: int = max_message_bytes if max_message_bytes >= 0 else _MOST_BYTES
+        self.max_message_bytes: int = max_message_bytes
         self._timeout_s: float | None = None
         try:
             self._timeout_s = self.timeout(timeout_s)

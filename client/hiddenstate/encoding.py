@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from hiddenstate.connection import Connection
 from hiddenstate.errors import InvalidRequestError, ModelChangedError
-from hiddenstate.refusals import refusal
+from hiddenstate.refusals import BYTES, refusal
 from hiddenstate.replies import read_encoded
 from hiddenstate.results import EncodedBatch
+from hiddenstate.sentence_errors import among_all
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,12 +42,18 @@ def encode_calls(
     """
     same_model = _SameModel()
     running: deque[tuple[EncodeRequest, _Call]] = deque()
+    first = 0  # of the sentences that go first now, among all
 
     def finish() -> EncodedBatch:
+        nonlocal first
         request, call = running[0]
-        with connection.calling():
-            response = call.result()
+        try:
+            with connection.calling():
+                response = call.result()
+        except InvalidRequestError as error:
+            raise among_all(error, first) from error.__cause__
         running.popleft()
+        first += len(request.sentences)
         return same_model.check(read_encoded(response, len(request.sentences)))
 
     try:
@@ -75,12 +82,18 @@ async def encode_calls_async(
     """
     same_model = _SameModel()
     running: deque[tuple[EncodeRequest, asyncio.Task[EncodeResponse]]] = deque()
+    first = 0  # of the sentences that go first now, among all
 
     async def finish() -> EncodedBatch:
+        nonlocal first
         request, call = running[0]
-        with connection.calling():
-            response = await call
+        try:
+            with connection.calling():
+                response = await call
+        except InvalidRequestError as error:
+            raise among_all(error, first) from error.__cause__
         running.popleft()
+        first += len(request.sentences)
         return same_model.check(read_encoded(response, len(request.sentences)))
 
     try:
@@ -103,7 +116,7 @@ def at_least_one(sentences: Iterable[str] | str) -> tuple[Sequence[str], int]:
     Raises:
         InvalidRequestError: they are no sentences.
     """
-    if isinstance(sentences, bytes | bytearray):  # which are numbers to Python
+    if isinstance(sentences, BYTES):  # which are numbers to Python
         raise InvalidRequestError(refusal("sentences", sentences))
     try:
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)

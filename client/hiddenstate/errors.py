@@ -15,6 +15,7 @@ HiddenstateError              a call failed; `code` is its grpc.StatusCode (this
 '- InvalidReplyError          DATA_LOSS            the reply contradicts itself; client and server may not match
 """
 
+import re
 from typing import Any, ClassVar
 
 import grpc
@@ -126,6 +127,10 @@ _BY_CODE: dict[grpc.StatusCode, type[HiddenstateError]] = {
 _BROKEN = (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
 BROKEN_WHILE_WRITING = "Internal error from Core"  # grpc.aio's, with the code INTERNAL
 _SHUTTING_DOWN = "the server is shutting down"  # as a server that drains begins
+# Of gRPC, whose implementations differ a little.
+_TOO_LARGE = re.compile(
+    r"(?P<way>sent|send|received) message larger than max \((?P<size>\d+) vs\. (?P<most>\d+)\)", re.IGNORECASE
+)
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -158,12 +163,21 @@ def status_error(
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return HiddenstateError(f"{address} is no hiddenstate server, or an older one: {details}", code=code)
     # gRPC answers an oversized message with the code of an overload; only its words tell them apart.
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "message larger than max" in details:
-        # gRPC names the side whose limit it was.
-        limit = "max_message_bytes" if "CLIENT:" in details else "the server's --max-message-bytes"
-        return MessageTooLargeError(f"{details}; send less at once, or raise {limit}")
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (too_large := _TOO_LARGE.search(details)):
+        return MessageTooLargeError(_too_large(too_large, of_client="CLIENT:" in details))
     kind = _BY_CODE.get(code, HiddenstateError)
     return kind(details or f"{address} answered {code.name} without a reason", code=code, retry_after_s=retry_after_s)
+
+
+def _too_large(found: re.Match[str], *, of_client: bool) -> str:
+    """Says whose limit was met, and by what."""
+    is_request = (found["way"].lower() != "received") == of_client
+    what, remedy = ("request", "send less") if is_request else ("reply", "ask for less")
+    whose, limit = ("client's", "max_message_bytes") if of_client else ("server's", "--max-message-bytes")
+    return (
+        f"a {what} of {int(found['size']):,} bytes is over the {whose} limit of {int(found['most']):,}; "
+        f"{remedy} at once, or raise the {whose} {limit}"
+    )
 
 
 def _pushback_s(error: grpc.RpcError) -> float | None:

@@ -46,6 +46,8 @@ class _Text:
         self._clock = Clock(timeout_s)
         self._retries = Retries(RETRIED, connection.budget)
         self._closed = False
+        self._is_over = False  # whether the call has ended as it should
+        self._words: list[str] = []  # that have come
         self._token_ids: list[int] = []  # of all replies that have come
         self._repeated = 0  # those of them that the server which is asked now has repeated
 
@@ -61,7 +63,10 @@ class _Text:
         if self.finish_reason is not None:
             self.state = response.state or None
             self._connection.budget.earn(1)
-        return read_word(response)
+        word = read_word(response)
+        if word is not None:
+            self._words.append(word.word)
+        return word
 
     def _check_repeated(self, response: "GenerateResponse") -> None:
         if response.token_id != self._token_ids[self._repeated] or read_finish_reason(response) is not None:
@@ -93,6 +98,7 @@ class _Text:
 class Generation(_Text, Iterator[GeneratedWord]):
     """Iterates over the words as they are generated; leaving early (`close`, or `with`) stops the server's work.
 
+    Each word comes once: a text that was iterated over has none left, as with any iterator. `text()` has them all.
     `seed` gives the same text again, also one that was left early. Once all words are taken, `finish_reason`, `usage`
     and, if it was asked for, `state` are set.
     """
@@ -116,12 +122,15 @@ class Generation(_Text, Iterator[GeneratedWord]):
             ModelChangedError: a server failed, and the one that went on has another text.
             HiddenstateError: the call failed; the words that came before still hold.
         """
+        if self._is_over:
+            raise StopIteration
         while True:
             try:
                 with self._connection.calling():
                     for response in self._call:
                         if word := self._read(response):
                             return word
+                self._is_over = True
                 raise StopIteration
             except HiddenstateError as error:
                 pause_s = self._pause(error)
@@ -129,8 +138,10 @@ class Generation(_Text, Iterator[GeneratedWord]):
             self._call = self._begin()
 
     def text(self) -> str:
-        """Waits for all words that are left and joins them as text."""
-        return join_words(word.word for word in self)
+        """Waits for the words that are left, and joins all of the text, also what was taken before."""
+        for _ in self:
+            pass
+        return join_words(self._words)
 
     def close(self) -> None:
         """Stops generating."""
@@ -156,6 +167,7 @@ class Generation(_Text, Iterator[GeneratedWord]):
 class AsyncGeneration(_Text, AsyncIterator[GeneratedWord]):
     """Iterates over the words as they are generated; leaving early (`close`, or `async with`) stops the server's work.
 
+    Each word comes once: a text that was iterated over has none left, as with any iterator. `text()` has them all.
     `seed` gives the same text again, also one that was left early. Once all words are taken, `finish_reason`, `usage`
     and, if it was asked for, `state` are set.
     """
@@ -181,12 +193,15 @@ class AsyncGeneration(_Text, AsyncIterator[GeneratedWord]):
             ModelChangedError: a server failed, and the one that went on has another text.
             HiddenstateError: the call failed; the words that came before still hold.
         """
+        if self._is_over:
+            raise StopAsyncIteration
         while True:
             try:
                 with self._connection.calling():
                     async for response in self._responses:
                         if word := self._read(response):
                             return word
+                self._is_over = True
                 raise StopAsyncIteration
             except HiddenstateError as error:
                 pause_s = self._pause(error)
@@ -194,8 +209,10 @@ class AsyncGeneration(_Text, AsyncIterator[GeneratedWord]):
             self._begin()
 
     async def text(self) -> str:
-        """Waits for all words that are left and joins them as text."""
-        return join_words([word.word async for word in self])
+        """Waits for the words that are left, and joins all of the text, also what was taken before."""
+        async for _ in self:
+            pass
+        return join_words(self._words)
 
     async def close(self) -> None:
         """Stops generating."""

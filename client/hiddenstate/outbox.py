@@ -69,7 +69,7 @@ def _refuse(sender: Sender | None, size: int, most_bytes: int) -> None:
     if sender is not None:
         sender.set_exception(
             MessageTooLargeError(
-                f"a request of {size:,} bytes is over the limit of {most_bytes:,}; "
-                "send less at once, or raise max_message_bytes"
+                f"a request of {size:,} bytes is over the client's limit of {most_bytes:,}; "
+                "send less at once, or raise the client's max_message_bytes"
             )
         )

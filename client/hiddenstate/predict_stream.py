@@ -21,7 +21,7 @@ from hiddenstate.history import History
 from hiddenstate.replies import read_prediction
 from hiddenstate.request_stream import RequestStream, StreamCall
 from hiddenstate.requests import predict_request
-from hiddenstate.results import Prediction, Priority
+from hiddenstate.results import Prediction, Priority, State
 from hiddenstate.retries import Clock, Retries
 from hiddenstate.streamed_requests import PREDICTIONS, appending
 from hiddenstate.streaming import StreamEndedError
@@ -101,7 +101,7 @@ class Context:
         tokens: Iterable[int] | None = None,
         top_k: int = 5,
         prefix: str = "",
-        state: bytes | None = None,
+        state: State | None = None,
         return_state: bool = False,
         timeout_s: float | None = None,
     ) -> Prediction:
@@ -253,7 +253,7 @@ class AsyncContext:
         tokens: Iterable[int] | None = None,
         top_k: int = 5,
         prefix: str = "",
-        state: bytes | None = None,
+        state: State | None = None,
         return_state: bool = False,
         timeout_s: float | None = None,
     ) -> Prediction:

@@ -2,9 +2,10 @@
 
 import reprlib
 
-_ID = "a whole number from 0 to 2**32 - 1"
+_ID = "a whole number from 0 to the model's vocab_size - 1"
 _COUNT = "a whole number of at least 1 (below 2**32)"
 _STR = "a str"
+_STRS = "a list of str"
 
 # What a field of a request takes, in words.
 _ALLOWED = {
@@ -13,7 +14,7 @@ _ALLOWED = {
     "prefix": _STR,
     "state": "the bytes of an earlier reply, or None where nothing came before",
     "return_state": "True or False",
-    "sentences": "a list of str",
+    "sentences": _STRS,
     "batch_size": "a whole number of at least 1",
     "timeout_s": "a number of seconds above 0",
     "truncate": "True or False",
@@ -22,12 +23,14 @@ _ALLOWED = {
     "top_k": _COUNT,
     "top_p": "a number",
     "seed": "a whole number from 0 to 2**64 - 1",
-    "stop_words": "a list of words",
+    "stop_words": _STRS,
     "model": _STR,
     "model_version": _STR,
     "name": _STR,
     "version": _STR,
 }
+
+BYTES = (bytes, bytearray, memoryview)
 
 
 def refusal(field: str, value: object, error: Exception | None = None) -> str:
@@ -41,9 +44,14 @@ def refusal(field: str, value: object, error: Exception | None = None) -> str:
     if isinstance(error, UnicodeEncodeError):  # a lone surrogate, as Python reads bytes that are not UTF-8
         bad = error.object[error.start]
         return f"{field}: cannot be written as UTF-8: character {error.start} is {bad!r}, half of a surrogate pair"
-    allowed = _ALLOWED.get(field)
+    allowed = _STR if field.startswith("sentences[") else _ALLOWED.get(field)
     if allowed is None:
         return f"{field}: {error}"
     if field == "tokens" and isinstance(value, dict):
         value = value["ids"]
-    return f"{field}: is {reprlib.repr(value)}; it must be {allowed}"
+    is_encoded = allowed in (_STR, _STRS) and _has_bytes(value)
+    return f"{field}: is {reprlib.repr(value)}; it must be {allowed}{'; decode bytes first' if is_encoded else ''}"
+
+
+def _has_bytes(value: object) -> bool:
+    return isinstance(value, BYTES) or (isinstance(value, list) and any(isinstance(each, BYTES) for each in value))

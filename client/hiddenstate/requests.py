@@ -2,14 +2,15 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from hiddenstate.errors import InvalidRequestError
-from hiddenstate.refusals import refusal
-from hiddenstate.results import Priority
+from hiddenstate.errors import InvalidRequestError, ModelNotFoundError
+from hiddenstate.refusals import BYTES, refusal
+from hiddenstate.results import Priority, State
 from hiddenstate.v1.language_model_pb2 import (
     GenerateRequest,
     PredictRequest,
@@ -26,6 +27,10 @@ _MOST_CHARACTERS = 500_000
 
 _REFUSALS = (TypeError, ValueError, OverflowError)  # of protobuf
 
+_ARGUMENTS_OF_MODEL = {"model": "name", "model_version": "version"}
+
+_TEXTS = ("text", "prefix", "model", "model_version", "name", "version")
+
 _PRIORITIES = {None: None, "interactive": PRIORITY_INTERACTIVE, "bulk": PRIORITY_BULK}
 
 
@@ -35,7 +40,7 @@ def predict_request(
     tokens: Iterable[int] | None,
     top_k: int,
     prefix: str,
-    state: bytes | None,
+    state: State | None,
     return_state: bool,
     model: str = "",
     model_version: str = "",
@@ -70,7 +75,7 @@ def generate_request(
     top_p: float | None,
     seed: int | None,
     stop_words: Sequence[str],
-    state: bytes | None,
+    state: State | None,
     return_state: bool,
     model: str,
     model_version: str,
@@ -81,8 +86,6 @@ def generate_request(
     Raises:
         InvalidRequestError: a value cannot be sent; the message names the field.
     """
-    if isinstance(stop_words, str):
-        raise InvalidRequestError(f"stop_words: give a list of words, not {stop_words!r}")
     return _build(
         GenerateRequest,
         text=text,
@@ -92,7 +95,7 @@ def generate_request(
         top_k=top_k,
         top_p=top_p,
         seed=seed,
-        stop_words=stop_words,
+        stop_words=_words(stop_words),
         state=_state(state),
         return_state=return_state,
         model=model,
@@ -105,7 +108,7 @@ def score_request(
     text: str | None,
     *,
     tokens: Iterable[int] | None,
-    state: bytes | None,
+    state: State | None,
     model: str,
     model_version: str,
     priority: Priority | None,
@@ -154,18 +157,19 @@ def encode_request(
     Raises:
         InvalidRequestError: a value cannot be sent; the message names it.
     """
-    level = _priority(priority)
     try:
-        return EncodeRequest(
-            sentences=sentences, truncate=truncate, model=model, model_version=model_version, priority=level
+        return _build(
+            EncodeRequest,
+            sentences=sentences,
+            truncate=truncate,
+            model=model,
+            model_version=model_version,
+            priority=_priority(priority),
         )
-    except _REFUSALS:
-        pass
-    if unsendable := _unsendable_sentence(sentences, first):
-        raise InvalidRequestError(unsendable)
-    return _build(
-        EncodeRequest, sentences=sentences, truncate=truncate, model=model, model_version=model_version, priority=level
-    )
+    except InvalidRequestError:
+        if unsendable := _unsendable_sentence(sentences, first):
+            raise InvalidRequestError(unsendable) from None
+        raise
 
 
 def encode_requests(
@@ -183,7 +187,7 @@ def encode_requests(
         InvalidRequestError: a sentence cannot be sent; the message says which, counted from 0 over all of them. Or
             the sentences are none: a str would be taken for many, of a character each.
     """
-    if isinstance(sentences, str | bytes) or not isinstance(sentences, Iterable):
+    if isinstance(sentences, (str, *BYTES)) or not isinstance(sentences, Iterable):
         raise InvalidRequestError(refusal("sentences", sentences))
     if not isinstance(batch_size, Integral) or batch_size < 1:
         raise InvalidRequestError(refusal("batch_size", batch_size))
@@ -196,12 +200,31 @@ def encode_requests(
 
 
 def model_request(name: str, version: str) -> GetModelRequest:
-    """Builds the request for one model's description."""
+    """Builds the request for one model's description.
+
+    Raises:
+        InvalidRequestError: a value cannot be sent, or there is no name.
+    """
+    if name == "":
+        raise InvalidRequestError("name: is empty; models() lists the names")
     return _build(GetModelRequest, name=name, version=version)
+
+
+@contextmanager
+def naming_arguments() -> Iterator[None]:
+    """Has an error of `model` begin with its argument: other calls have the same as `model` and `model_version`."""
+    try:
+        yield
+    except ModelNotFoundError as error:
+        field, colon, reason = str(error).partition(":")
+        raise ModelNotFoundError(_ARGUMENTS_OF_MODEL.get(field, field) + colon + reason) from error.__cause__
 
 
 def _build(kind: type[M], **fields: Any) -> M:
     """Makes a message; fields that are None stay unset."""
+    for name in _TEXTS:
+        if isinstance(fields.get(name), BYTES):  # which protobuf would take where they happen to be UTF-8
+            raise InvalidRequestError(refusal(name, fields[name]))
     try:
         return kind(**fields)
     except _REFUSALS as error:
@@ -227,7 +250,18 @@ def _token_ids(text: str | None, tokens: Iterable[int] | None) -> dict[str, Iter
     return {"ids": tokens}
 
 
-def _state(state: bytes | None) -> bytes | None:
+def _words(words: Sequence[str]) -> list[str]:
+    if isinstance(words, (str, *BYTES)) or not isinstance(words, Iterable):
+        raise InvalidRequestError(refusal("stop_words", words))
+    words = list(words)
+    if not {str}.issuperset(map(type, words)) and any(isinstance(word, BYTES) for word in words):
+        raise InvalidRequestError(refusal("stop_words", words))
+    return words
+
+
+def _state(state: State | None) -> bytes | None:
+    if isinstance(state, bytearray | memoryview):
+        state = bytes(state)
     # The server would take an empty one for none, and answer without what the caller believes to be there.
     if isinstance(state, bytes) and not state:
         raise InvalidRequestError(refusal("state", state))
@@ -248,7 +282,7 @@ def _batches(sentences: Iterable[str], batch_size: int) -> Iterator[list[str]]:
     characters = 0
     for index, sentence in enumerate(sentences):
         if not isinstance(sentence, str):
-            raise InvalidRequestError(f"sentences[{index}]: is {sentence!r}, must be a str")
+            raise InvalidRequestError(refusal(f"sentences[{index}]", sentence))
         if batch and (len(batch) == batch_size or characters + len(sentence) > _MOST_CHARACTERS):
             yield batch
             batch, characters = [], 0

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 Priority = Literal["interactive", "bulk"]  # who goes first where requests wait for the model; bulk has time
 
+State = bytes | bytearray | memoryview  # what a reply's `state` may be handed back as
+
 
 class FinishReason(enum.StrEnum):
     """Why a generated text ended."""

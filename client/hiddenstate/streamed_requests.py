@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from hiddenstate.requests import encode_request, predict_request
-from hiddenstate.results import Priority
+from hiddenstate.results import Priority, State
 from hiddenstate.v1.language_model_pb2 import PredictRequest, PredictStreamRequest, StreamedPredictRequest
 from hiddenstate.v1.sentence_encoder_pb2 import EncodeRequest, EncodeStreamRequest, StreamedEncodeRequest
 from hiddenstate.wire import LENGTH, Envelope, delimited, tag, varint
@@ -25,7 +25,7 @@ def prediction(
     tokens: Iterable[int] | None,
     top_k: int,
     prefix: str,
-    state: bytes | None,
+    state: State | None,
     return_state: bool,
     model: str,
     model_version: str,

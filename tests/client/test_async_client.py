@@ -31,6 +31,15 @@ def silent(fake: FakeServer) -> FakeServer:
     return fake
 
 
+async def test_the_text_of_a_generation_is_whole_whoever_took_its_words(async_client: AsyncClient) -> None:
+    generation = async_client.generate("I")
+    assert (await anext(generation)).word == "a"
+    assert [await generation.text(), await generation.text()] == ["a, b"] * 2
+    assert [word async for word in generation] == []
+    await async_client.close()
+    assert await generation.text() == "a, b"
+
+
 async def test_both_clients_ask_the_same_and_answer_the_same(
     async_client: AsyncClient, client: Client, fake: FakeServer
 ) -> None:

@@ -127,6 +127,15 @@ def test_a_generation_can_be_taken_as_text(client: Client) -> None:
     assert client.generate("I").text() == "a, b"
 
 
+def test_the_text_of_a_generation_is_whole_whoever_took_its_words(client: Client) -> None:
+    generation = client.generate("I")
+    assert next(generation).word == "a"
+    assert [generation.text(), generation.text()] == ["a, b"] * 2
+    assert list(generation) == []
+    client.close()
+    assert generation.text() == "a, b"
+
+
 def test_leaving_a_generation_stops_the_servers_work(client: Client, fake: FakeServer) -> None:
     stopped = endless(fake)
     with client.generate("I") as generation:
@@ -247,10 +256,26 @@ def test_a_full_queue_is_reported_at_once_to_a_single_call(client: Client, fake:
 
 def test_a_message_over_the_limit_is_told_from_a_full_queue(server: RunningServer) -> None:
     with Client(server.address, max_message_bytes=100) as client:
-        with pytest.raises(MessageTooLargeError, match="max_message_bytes"):
+        limit = "is over the client's limit of 100"
+        with pytest.raises(
+            MessageTooLargeError, match=f"^a request of .* {limit}; send less at once, or raise .* max_message_bytes$"
+        ):
             client.predict("x" * 1000)
-        with pytest.raises(MessageTooLargeError, match="max_message_bytes"):
+        with pytest.raises(
+            MessageTooLargeError, match=f"^a reply of .* {limit}; ask for less at once, or raise .* max_message_bytes$"
+        ):
             client.predict("x", top_k=100)
+
+
+@pytest.mark.parametrize("way", [("Received", "request", "send"), ("Sent", "reply", "ask for")])
+def test_a_message_over_the_servers_limit_is_told_with_the_servers_option(client: Client, way: tuple[str, ...]) -> None:
+    did, what, remedy = way
+    message = (
+        f"^a {what} of 5,000 bytes is over the server's limit of 4,096; "
+        f"{remedy} less at once, or raise the server's --max-message-bytes$"
+    )
+    with pytest.raises(MessageTooLargeError, match=message):
+        client.predict(f"fail RESOURCE_EXHAUSTED SERVER: {did} message larger than max (5000 vs. 4096)")
 
 
 def test_a_closed_client_says_so(server: RunningServer) -> None:

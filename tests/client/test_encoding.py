@@ -171,6 +171,55 @@ def test_a_sentence_that_is_not_unicode_is_named_with_its_place(client: Client) 
         client.encode(["a", "b", "c", "d\udcff"], batch_size=2)
 
 
+def refuse(fake: FakeServer) -> None:
+    """Has the server refuse an empty sentence, by its place in the call, and more than 50 in one call."""
+
+    def encode(request: se.EncodeRequest, context: grpc.ServicerContext) -> se.EncodeResponse:
+        sentences = list(request.sentences)
+        if len(sentences) > 50:
+            message = f"sentences: has {len(sentences):,}, one call may have 50 (--max-sentences); send them in several"
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
+        if "bad" in sentences:
+            message = f"sentences[{sentences.index('bad')}]: is empty; leave it out"
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
+        return FakeServer.encode(fake, request, context)
+
+    fake.encode = encode  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("place", [3, 77])
+@pytest.mark.parametrize("batch_size", [10, 50])
+async def test_a_sentence_that_the_server_refuses_is_counted_over_all(
+    client: Client, server: RunningServer, fake: FakeServer, place: int, batch_size: int
+) -> None:
+    refuse(fake)
+    sentences = ["ok"] * 100
+    sentences[place] = "bad"
+    message = rf"^sentences\[{place}\]: is empty; leave it out$"
+    with pytest.raises(InvalidRequestError, match=message):
+        client.encode(sentences, batch_size=batch_size)
+    with pytest.raises(InvalidRequestError, match=message):
+        list(client.encode_batches(sentences, batch_size=batch_size))
+    async with AsyncClient(server.address) as async_client:
+        with pytest.raises(InvalidRequestError, match=message):
+            await async_client.encode(sentences, batch_size=batch_size)
+        with pytest.raises(InvalidRequestError, match=message):
+            _ = [batch async for batch in async_client.encode_batches(sentences, batch_size=batch_size)]
+
+
+@pytest.mark.parametrize("count", [60, 150])  # a call of its own, and one of several
+async def test_a_batch_that_is_more_than_the_server_takes_is_told_as_a_batch_size(
+    client: Client, server: RunningServer, fake: FakeServer, count: int
+) -> None:
+    refuse(fake)
+    message = r"^batch_size: let 60 sentences go in one call, which may have 50 \(.*--max-sentences\); lower it$"
+    with pytest.raises(InvalidRequestError, match=message):
+        client.encode(["ok"] * count, batch_size=60)
+    async with AsyncClient(server.address) as async_client:
+        with pytest.raises(InvalidRequestError, match=message):
+            await async_client.encode(["ok"] * count, batch_size=60)
+
+
 def test_a_batch_size_below_one_is_refused(client: Client) -> None:
     with pytest.raises(InvalidRequestError, match="batch_size: is 0"):
         client.encode(["a"], batch_size=0)

@@ -125,7 +125,7 @@ def test_a_time_limit_is_whole_milliseconds_and_never_none_at_all(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"text": b"\xff"}, "text: is b'\\xff'; it must be a str"),
+        ({"text": b"\xff"}, "text: is b'\\xff'; it must be a str; decode bytes first"),
         ({"text": 5}, "text: is 5; it must be a str"),
         ({"prefix": 0}, "prefix: is 0; it must be a str"),
         ({"model": ["a"]}, "model: is ['a']; it must be a str"),

@@ -106,6 +106,13 @@ def test_a_page_that_cannot_be_read_is_one_clear_line() -> None:
     assert "--metrics: http://127.0.0.1:1/metrics cannot be read: Connection refused" in result.output
 
 
+@pytest.mark.parametrize("port", ["99999", "0"])
+def test_a_port_that_cannot_be_is_told(port: str) -> None:
+    result = top("--once", "--metrics", f"127.0.0.1:{port}")
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert result.output.endswith(f"cannot be read: there is no port {port}; they go from 1 to 65535\n")
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from hiddenstate import Client
+from hiddenstate import AsyncClient, Client, ModelNotFoundError
 from hiddenstate.cli import main
 from serving import WAIT_S, serving
 
@@ -68,6 +68,11 @@ def test_predict_as_json_says_what_the_client_says(run: Command, address: str) -
     assert [c["word"] for c in document["candidates"]] == [c.word for c in prediction.candidates]
     assert all(c["word"].startswith("th") for c in document["candidates"])
     assert document["model"] == "tiny-lm"
+
+
+def test_help_says_how_to_ask_for_the_first_word_of_a_text(run: Command) -> None:
+    assert '"" asks for a text\'s first word' in " ".join(run("predict", "--help").stdout.split())
+    assert run("predict", "").stdout.count("%") == 5
 
 
 def test_text_may_come_from_standard_input(run: Command) -> None:
@@ -182,6 +187,9 @@ def test_a_suffix_that_encode_does_not_write_is_refused_with_those_that_it_does(
         (("encode",), "the\n\ncar\n", "Error: standard input: line 2 is empty"),
         (("encode",), b"the\ncaf\xe9\n", "Error: standard input: line 2 is not UTF-8 (byte 0xe9 at offset 7)"),
         (("encode",), "", "Error: standard input: there are no sentences"),
+        (("encode", ""), None, "Error: argument 1 is empty; --skip-empty leaves out what is empty"),
+        (("encode", "the", " "), None, "Error: argument 2 is empty"),
+        (("encode", "the", "\udcff"), None, "Error: argument 2 is not UTF-8 (byte 0xff at offset 0)"),
         (("score", " "), None, "Error: text: is empty"),
     ],
 )
@@ -193,6 +201,39 @@ def test_what_is_wrong_is_said_in_one_line_with_exit_code_1(
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1
     assert not result.stdout
+
+
+TOO_LONG = "the car " * 400
+
+
+def test_a_line_that_the_server_refuses_is_named_with_its_file_and_the_option_to_change(
+    run: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "mix.txt"
+    file.write_text("the car\n" * 30 + f"{TOO_LONG}\n" + "the car\n" * 30)
+    result = run("encode", "-f", str(file), "--batch-size", "7", "--no-truncate")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith(f"Error: {file}: line 31: has 800 tokens, ")
+    assert result.stderr.endswith("; shorten it, or set --truncate to have it cut at its end\n")
+
+
+def test_lines_that_were_left_out_count_where_one_is_named(run: Command) -> None:
+    lines = f"the\n\n\ncar\nthe\n\n{TOO_LONG}\n"
+    result = run("encode", "--batch-size", "2", "--skip-empty", "--no-truncate", stdin=lines)
+    assert result.stderr.startswith("Error: standard input: line 7: has 800 tokens")
+
+
+def test_an_argument_that_the_server_refuses_is_named_by_its_place(run: Command) -> None:
+    result = run("encode", "--no-truncate", "the car", TOO_LONG)
+    assert result.stderr.startswith("Error: argument 2: has 800 tokens")
+
+
+def test_a_batch_that_is_larger_than_the_server_takes_is_told_as_the_option(run: Command) -> None:
+    result = run("encode", "--batch-size", "5000", stdin="the car\n" * 3000)
+    assert result.stderr == (
+        "Error: --batch-size: let 3,000 sentences go in one call, which may have 1,024 (the server's --max-sentences); "
+        "lower it\n"
+    )
 
 
 def test_a_failed_encode_leaves_no_file_behind(run: Command, tmp_path: Path) -> None:
@@ -217,3 +258,16 @@ def test_a_server_that_is_not_there_is_named(run: Command) -> None:
 def test_encoding_nothing_is_an_empty_array(address: str) -> None:
     with Client(address) as client:
         assert client.encode([]).shape == (0, 12)
+
+
+async def test_a_model_that_is_not_there_is_told_by_the_arguments_of_the_method(address: str) -> None:
+    with Client(address) as client:
+        for name, version, message in (
+            ("nope", "", "^name: no model 'nope'"),
+            ("tiny-lm", "9", "^version: tiny-lm has no version '9'"),
+        ):
+            with pytest.raises(ModelNotFoundError, match=message):
+                client.model(name, version)
+            async with AsyncClient(address) as async_client:
+                with pytest.raises(ModelNotFoundError, match=message):
+                    await async_client.model(name, version)

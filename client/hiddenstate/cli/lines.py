@@ -3,6 +3,7 @@
 import codecs
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import click
 
@@ -11,9 +12,16 @@ class LineError(click.ClickException):
     """A line cannot be used; the message says which and why."""
 
 
+class Line(NamedTuple):
+    """A sentence, and where it stands."""
+
+    number: int  # from 1, with the lines that were left out
+    sentence: str
+
+
 @dataclass(slots=True)
 class SentenceReader:
-    """Iterates over the sentences of a binary file; `bytes_read` tells how far it has come.
+    """Iterates over the sentences of a binary file, or over arguments; `bytes_read` tells how far it has come.
 
     A line ends at a newline only (not at the rarer separators of Unicode), so line numbers are those of an editor.
     """
@@ -21,10 +29,11 @@ class SentenceReader:
     lines: Iterable[bytes]
     name: str
     skip_empty: bool = False
+    are_arguments: bool = False
     bytes_read: int = 0
     skipped: int = 0
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Line]:
         """Yields one sentence after the other.
 
         Raises:
@@ -36,14 +45,19 @@ class SentenceReader:
             sentence = self._decode(line, number)
             self.bytes_read += len(line)
             if sentence.strip():
-                yield sentence
+                yield Line(number, sentence)
             elif self.skip_empty:
                 self.skipped += 1
             else:
-                raise LineError(f"{self.name}: line {number} is empty; --skip-empty leaves such lines out")
+                raise LineError(f"{self.place(number)} is empty; --skip-empty leaves out what is empty")
+
+    def place(self, number: int) -> str:
+        """Names a line, or an argument, by its number."""
+        return f"argument {number}" if self.are_arguments else f"{self.name}: line {number}"
 
     def _decode(self, line: bytes, number: int) -> str:
-        return decode_utf8(line, f"{self.name}: line {number}", self.bytes_read).rstrip("\r\n")
+        offset = 0 if self.are_arguments else self.bytes_read
+        return decode_utf8(line, self.place(number), offset).rstrip("\r\n")
 
 
 def decode_utf8(data: bytes, name: str, offset: int = 0) -> str:

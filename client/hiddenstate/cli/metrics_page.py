@@ -5,6 +5,7 @@ import math
 import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections import defaultdict
 from collections.abc import Mapping
@@ -59,6 +60,7 @@ def read_page(url: str, timeout_s: float, tls: ssl.SSLContext | None = None) -> 
         PageError: it cannot be read, or is not one of a hiddenstate server.
     """
     try:
+        _check_port(url)
         with urllib.request.urlopen(url, timeout=timeout_s, context=tls) as answer:
             text = answer.read(_MAX_BYTES).decode("utf-8")
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -131,6 +133,13 @@ class Span:
         samples = self._after.samples.get(name, {})
         wanted = set(where.items())
         return {labels: value for labels, value in samples.items() if wanted <= set(labels)} if wanted else samples
+
+
+def _check_port(url: str) -> None:
+    # Sockets would take another port for one that is too large.
+    port = urllib.parse.urlsplit(url).netloc.rpartition(":")[2]
+    if port.isdecimal() and not 0 < int(port) < 2**16:
+        raise ValueError(f"there is no port {port}; they go from 1 to 65535")
 
 
 def _reason(error: Exception) -> str:

@@ -4,7 +4,7 @@ import itertools
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 import click
 
 from hiddenstate.cli.connecting import model_options, with_client
-from hiddenstate.cli.lines import LineError, SentenceReader, check_utf8
+from hiddenstate.cli.lines import Line, LineError, SentenceReader, check_utf8
 from hiddenstate.cli.output import counted
 from hiddenstate.cli.vectors import JsonLinesWriter, NpyWriter, VectorWriter, whole_file
 from hiddenstate.client import Client
+from hiddenstate.errors import InvalidRequestError
+from hiddenstate.sentence_errors import place
 
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
@@ -75,17 +77,35 @@ def encode(
     count = truncated = 0
     with _writer(destination, written_as) as writer, _progress(file, hidden=bool(sentences)) as bar:
         to_send, to_write = itertools.tee(reader)
-        for batch in client.encode_batches(
-            to_send, batch_size=batch_size, truncate=truncate, model=model, model_version=model_version
-        ):
-            writer.write(list(itertools.islice(to_write, len(batch.embeddings))), batch.embeddings)
-            bar.update(reader.bytes_read - bar.pos)
-            count += len(batch.embeddings)
-            truncated += batch.truncated
+        batches = client.encode_batches(
+            (line.sentence for line in to_send),
+            batch_size=batch_size,
+            truncate=truncate,
+            model=model,
+            model_version=model_version,
+        )
+        try:
+            for batch in batches:
+                lines = itertools.islice(to_write, len(batch.embeddings))
+                writer.write([line.sentence for line in lines], batch.embeddings)
+                bar.update(reader.bytes_read - bar.pos)
+                count += len(batch.embeddings)
+                truncated += batch.truncated
+        except InvalidRequestError as error:
+            raise _of_line(error, count, to_write, reader) from error
         if not count:
             raise click.ClickException(f"{reader.name}: there are no sentences")
         writer.finish()
     _report(truncated, reader.skipped)
+
+
+def _of_line(error: InvalidRequestError, count: int, left: Iterable[Line], reader: SentenceReader) -> Exception:
+    """Returns the error with the line that it is about, of those `left` after `count` sentences that were written."""
+    if (found := place(error)) is None:
+        return error
+    index, reason = found
+    line = next(itertools.islice(left, index - count, None))
+    return LineError(reader.place(line.number) + reason.replace("set truncate", "set --truncate"))
 
 
 def _sentence(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -108,18 +128,28 @@ def similarity(client: Client, a: str, b: str, model: str, model_version: str) -
     Example:
       hiddenstate similarity "A man plays a guitar." "Someone is making music."
     """
-    x, y = client.encode([a, b], model=model, model_version=model_version).astype("f8")  # [dimension] each
+    try:
+        x, y = client.encode([a, b], model=model, model_version=model_version).astype("f8")  # [dimension] each
+    except InvalidRequestError as error:
+        raise _of_argument(error) from error
     length = float(((x @ x) * (y @ y)) ** 0.5)
     if not length:
         raise click.ClickException("the model gave a vector of length 0, which has no direction to compare")
     click.echo(f"{float(x @ y) / length:.4f}")
 
 
+def _of_argument(error: InvalidRequestError) -> Exception:
+    if (found := place(error)) is None:
+        return error
+    index, reason = found
+    return LineError("AB"[index] + reason)
+
+
 def _reader(sentences: tuple[str, ...], file: BinaryIO | None, *, skip_empty: bool) -> SentenceReader:
     if sentences:
         # An argument may hold a newline, and bytes that are not UTF-8 come as surrogates.
         lines = [sentence.replace("\n", " ").encode(errors="surrogateescape") for sentence in sentences]
-        return SentenceReader(lines, "arguments", skip_empty=skip_empty)
+        return SentenceReader(lines, "arguments", skip_empty=skip_empty, are_arguments=True)
     if file is not None:
         return SentenceReader(file, file.name, skip_empty=skip_empty)
     if sys.stdin.isatty():

@@ -34,7 +34,9 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.
 @model_options
 @with_client
 def predict(client: Client, text: str, top_k: int, prefix: str, as_json: bool, model: str, model_version: str) -> None:
-    """Print the likeliest next words after TEXT. A TEXT of - is read from standard input.
+    """Print the likeliest next words after TEXT.
+
+    A TEXT of - is read from standard input, and "" asks for a text's first word.
 
     \b
     Examples:
@@ -82,7 +84,9 @@ def generate(
     model: str,
     model_version: str,
 ) -> None:
-    """Print TEXT and go on writing it. A TEXT of - is read from standard input.
+    """Print TEXT and go on writing it.
+
+    A TEXT of - is read from standard input, and "" begins a text.
 
     \b
     Examples:
