@@ -169,11 +169,17 @@ def test_a_suffix_that_encode_does_not_write_is_refused_with_those_that_it_does(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_prefix_that_no_word_begins_with_is_told_and_no_error(run: Command) -> None:
+    result = run("predict", "the", "--prefix", "xqz")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "No word of tiny-lm begins with 'xqz'.\n"
+    assert json.loads(run("predict", "the", "--prefix", "xqz", "--json").stdout)["candidates"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "message"),
     [
         (("predict", "the", "-k", "0"), None, "Error: --top-k: is 0"),
-        (("predict", "the", "--prefix", "xqz"), None, "Error: --prefix: no word of tiny-lm begins with 'xqz'"),
         (("predict", "the", "--model", "nobody"), None, "Error: --model: no model 'nobody'"),
         (("predict", "the", "-k", "-1"), None, "Error: --top-k: is -1; it must be a whole number of at least 1"),
         (("generate", "the", "--seed", "-1"), None, "Error: --seed: is -1; it must be a whole number from 0 to"),

@@ -54,8 +54,10 @@ def predict(client: Client, text: str, top_k: int, prefix: str, as_json: bool, m
                 "usage": dataclasses.asdict(prediction.usage),
             }
         )
-    else:
+    elif prediction.candidates:
         print_probabilities([(candidate.word, candidate.probability) for candidate in prediction.candidates])
+    else:
+        click.echo(f"No word of {prediction.model} begins with {prefix!r}.", err=True)
 
 
 @click.command()
