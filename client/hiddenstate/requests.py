@@ -250,11 +250,13 @@ def _token_ids(text: str | None, tokens: Iterable[int] | None) -> dict[str, Iter
     return {"ids": tokens}
 
 
-def _words(words: Sequence[str]) -> list[str]:
+def _words(words: Sequence[str] | None) -> list[str]:
+    if words is None:
+        return []
     if isinstance(words, (str, *BYTES)) or not isinstance(words, Iterable):
         raise InvalidRequestError(refusal("stop_words", words))
     words = list(words)
-    if not {str}.issuperset(map(type, words)) and any(isinstance(word, BYTES) for word in words):
+    if any(isinstance(word, BYTES) for word in words):
         raise InvalidRequestError(refusal("stop_words", words))
     return words
 

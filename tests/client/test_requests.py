@@ -97,6 +97,10 @@ def test_one_word_in_place_of_stop_words_is_not_taken_for_its_letters(client: Cl
         client.generate("a", stop_words="end")
 
 
+def test_no_stop_words_may_be_none(client: Client) -> None:
+    assert client.generate("a", stop_words=None).text() == "a, b"  # type: ignore[arg-type]
+
+
 def test_one_sentence_in_place_of_many_is_not_taken_for_its_characters(client: Client) -> None:
     with pytest.raises(InvalidRequestError, match=r"^sentences: is 'a sentence'; it must be a list of str$"):
         next(client.encode_batches("a sentence"))
