@@ -25,11 +25,9 @@ _HEAD_OUTPUTS = ("top_log_probs", "top_ids", "target_log_probs")
 class BoundGraph:
     """A graph with arrays bound to it. Belongs to one thread."""
 
-    __slots__ = ("_arrays", "_binding", "_session", "device")
+    __slots__ = ("_arrays", "_binding", "_session")
 
-    def __init__(self, session: onnxruntime.InferenceSession, device: str) -> None:
-        """`device` is where the graph runs, as ONNX Runtime calls it: cpu or cuda."""
-        self.device = device
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session = session
         self._binding = session.io_binding()
         self._arrays: dict[str, Array] = {}  # bound inputs
@@ -50,7 +48,7 @@ class BoundGraph:
         self._binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
 
     def leave(self, name: str, device: str) -> None:
-        """Lets an output lie on a device. To be called anew whenever its shape changes."""
+        """Lets an output lie on a device, cpu or cuda. To be called anew whenever its shape changes."""
         self._binding.bind_output(name, device)
 
     def run(self) -> None:
@@ -96,6 +94,7 @@ class BoundLanguageModel:
 
     __slots__ = (
         "_asked",
+        "_device",
         "_head",
         "_lengths",
         "_next_state",
@@ -114,8 +113,10 @@ class BoundLanguageModel:
         *,
         state_size: int,
     ) -> None:
-        self._recurrent = BoundGraph(recurrent, device)
-        self._head = BoundGraph(head, device)
+        """`device` is where the graphs run, as ONNX Runtime calls it: cpu or cuda. States are [state_size]."""
+        self._recurrent = BoundGraph(recurrent)
+        self._head = BoundGraph(head)
+        self._device = device
         self._state_size = state_size
         self._put = (0, 0)  # batch and seq of the recurrent graph's last run
         self._asked = (0, 0)  # rows and k of the head's
@@ -136,7 +137,7 @@ class BoundLanguageModel:
             if len(self._next_state) < batch_size:
                 self._next_state = np.empty((batch_size, self._state_size), dtype=np.float32)
             self._lengths = np.full(batch_size, seq_len, dtype=np.int32)
-            graph.leave("outputs", graph.device)
+            graph.leave("outputs", self._device)
             graph.put_into("next_state", self._next_state[:batch_size])
             self._put = batch_size, seq_len
         graph.feed("tokens", tokens)
